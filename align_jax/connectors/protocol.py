@@ -1,0 +1,74 @@
+"""What a connector takes and gives.
+
+  features f[B,N,P,C] --connector--> tokens f[B,N,T,D]
+
+A connector is a Linen module with the fields `dim_out` (D), `dtype`,
+`layout`, and its own options; and the methods of `Connector`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from align_jax.parallel.layout import Layout
+
+
+@struct.dataclass
+class Context:
+  """What only some connectors need.
+
+  Attributes:
+    embed_vd: f[V,D] the LLM's embedding table, the live array itself.
+    image_segment_ids: i32[B,N] which sample of its row an image belongs to;
+      0 marks an empty slot.
+    extras: what the batch's `extras` holds (instruction tokens, labels ...).
+  """
+  embed_vd: jax.Array
+  image_segment_ids: jax.Array
+  extras: dict[str, jax.Array] = struct.field(default_factory=dict)
+
+
+@struct.dataclass
+class ConnectorOutput:
+  """tokens f[B,N,T,D]; aux: named arrays that inspection may want."""
+  tokens: jax.Array
+  aux: dict[str, Any] = struct.field(default_factory=dict)
+
+
+class Connector(nn.Module):
+  """Base of all connectors.
+
+  Attributes:
+    dim_out: D, the LLM's width.
+    vocab_size: V, the rows of the LLM's embedding table.
+    dtype: of the computation; parameters keep their own.
+    layout: where activations live.
+  """
+  dim_out: int = 0
+  vocab_size: int = 0
+  dtype: Any = jnp.float32
+  layout: Layout = Layout()
+
+  @classmethod
+  def tokens_out(cls, patches: int, **options: Any) -> int:
+    """T, the visual tokens of an image of `patches` patches."""
+    del options
+    return patches
+
+  @classmethod
+  def copied_from_decoder(cls, **options: Any) -> dict[str, str]:
+    """Parameters that start as a copy of the decoder's: {own: decoder's}.
+
+    The source is "head_vd" (the tied embedding where there is no head of its
+    own) or any other path of the decoder.
+    """
+    del options
+    return {}
+
+  def __call__(self, features: jax.Array, image_mask: jax.Array,
+               context: Context) -> ConnectorOutput:
+    """features f[B,N,P,C], image_mask b[B,N] -> tokens f[B,N,T,D]."""
+    raise NotImplementedError

@@ -1,0 +1,46 @@
+"""The device mesh of a run."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from align_jax.config import MeshConfig
+from align_jax.parallel.layout import AXES
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+  """Devices along replica, data, fsdp, tensor, context; -1 is filled in.
+
+  Raises:
+    ValueError: the axes do not multiply to `devices`.
+  """
+  shape = [getattr(config, axis) for axis in AXES]
+  named = dict(zip(AXES, shape))
+  if shape.count(-1) > 1 or any(s < 1 and s != -1 for s in shape):
+    raise ValueError(
+        f"mesh {named}: each axis is at least 1, and one of them may be -1")
+  fixed = math.prod(s for s in shape if s != -1)
+  if -1 in shape:
+    shape[shape.index(-1)] = max(devices // fixed, 1)
+  if math.prod(shape) != devices:
+    raise ValueError(
+        f"mesh {named} needs a multiple of {fixed} devices, there are "
+        f"{devices}" if -1 in named.values() else
+        f"mesh {named} needs {fixed} devices, there are {devices}")
+  return tuple(shape)
+
+
+def make_mesh(config: MeshConfig,
+              devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh over the given devices (default: all) with automatic axes.
+
+  Neighbouring devices share the innermost axes (tensor, context), whose
+  traffic is the heaviest.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  shape = mesh_shape(config, len(devices))
+  return Mesh(np.asarray(devices).reshape(shape), AXES,
+              axis_types=(AxisType.Auto,) * len(AXES))

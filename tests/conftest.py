@@ -1,0 +1,27 @@
+"""Every test runs on eight virtual CPU devices, offline, in full precision."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+_FLAG = "--xla_force_host_platform_device_count=8"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}"
+
+import jax  # noqa: E402  (the variables above must be set first)
+import pytest  # noqa: E402
+
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  parser.addoption("--full", action="store_true", help="the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
+  if config.getoption("--full") or "slow" in (config.option.markexpr or ""):
+    return
+  kept = [i for i in items if "slow" not in i.keywords]
+  config.hook.pytest_deselected(items=[i for i in items if "slow" in i.keywords])
+  items[:] = kept
