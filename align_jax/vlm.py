@@ -1,0 +1,123 @@
+"""A vision-language model: tower -> connector -> decoder.
+
+  images u8[B,N,H,W,3] --normalise, tower--> features f[B,N,P,C]
+                       --connector---------> visual tokens f[B,N,T,D]
+  tokens i32[B,L] --embedding, insert at visual_index--> f[B,L,D]
+                       --decoder-----------> hidden f[B,L,D]
+
+The head is not applied here: the objective applies it where there are labels.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from align_jax.connectors.protocol import ConnectorOutput, Context
+from align_jax.ops.insert_tokens import insert_tokens
+from align_jax.parallel.layout import ROWS, Layout
+from align_jax.towers.pixels import normalise
+
+
+class VLM(nn.Module):
+  """The three parts, joined.
+
+  Attributes:
+    tower: a tower, f[I,H,W,3] normalised pixels -> f[I,P,C].
+    connector: see connectors/protocol.py.
+    decoder: see decoders/transformer.py.
+    layout: where activations live.
+  """
+  tower: nn.Module
+  connector: nn.Module
+  decoder: nn.Module
+  layout: Layout = Layout()
+
+  def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    """The training pass.
+
+    Args:
+      batch: as in data/batch.py.
+
+    Returns:
+      hidden f[B,L,D] after the final norm; head_vd f[V,D]; visual_tokens
+      f[B,N,T,D]; connector_aux, what the connector reports.
+    """
+    visual = self.encode_images(batch)
+    x = self.embed(batch["tokens"], batch["visual_index"], visual)
+    hidden, _ = self.decoder(x, batch["positions"], batch["segment_ids"])
+    return {
+        "hidden": hidden,
+        "head_vd": self.decoder.head_vd(),
+        "visual_tokens": visual.tokens,
+        "connector_aux": visual.aux,
+    }
+
+  def features(self, batch: dict[str, Any]) -> jax.Array:
+    """The tower's features f[B,N,P,C]; zeros for a batch without images."""
+    images, mask = batch["images"], batch["image_segment_ids"] > 0
+    b, n = mask.shape
+
+    def look(tower: nn.Module, images: jax.Array,
+             boxes: jax.Array) -> jax.Array:
+      # Images lie over every mesh axis, whatever the decoder's layout. Slots
+      # are padded within a row, so that the way back stays inside the
+      # devices that share the row.
+      layout = self.layout
+      spread = layout.shards(("tensor", "context"))
+      share = max(b // layout.shards(ROWS), 1)
+      slots = next(s for s in range(n, n + spread)
+                   if share * s % spread == 0)
+      pad = lambda x: jnp.pad(
+          x, [(0, 0), (0, slots - n)] + [(0, 0)] * (x.ndim - 2)).reshape(
+              b * slots, *x.shape[2:])
+      flat = layout.constrain(pad(images), "i...")
+      config = tower.config
+      pixels = normalise(flat, pad(boxes), config.mean, config.std,
+                         tower.dtype)
+      features = layout.constrain(tower(pixels), "i..")
+      features = features.reshape(b, slots, *features.shape[1:])[:, :n]
+      return layout.constrain(features, "b...")
+
+    if self.is_initializing():
+      return look(self.tower, images, batch["image_boxes"])
+    shape = jax.eval_shape(
+        lambda: look(self.tower, images, batch["image_boxes"]))
+    return nn.cond(
+        mask.any(), look,
+        lambda tower, images, boxes: jnp.zeros(shape.shape, shape.dtype),
+        self.tower, images, batch["image_boxes"])
+
+  def connect(self, features: jax.Array,
+              batch: dict[str, Any]) -> ConnectorOutput:
+    """features f[B,N,P,C] -> visual tokens f[B,N,T,D]."""
+    segments = batch["image_segment_ids"]
+    context = Context(self.decoder.embed_vd(), segments,
+                      batch.get("extras", {}))
+    return self.connector(features, segments > 0, context)
+
+  def encode_images(self, batch: dict[str, Any]) -> ConnectorOutput:
+    """images u8[B,N,H,W,3], image_boxes, image_segment_ids -> tokens."""
+    return self.connect(self.features(batch), batch)
+
+  def embed(self, tokens: jax.Array, visual_index: jax.Array,
+            visual: ConnectorOutput) -> jax.Array:
+    """The decoder's input: f[B,L,D], text and visual tokens together."""
+    b, n, t, d = visual.tokens.shape
+    bank = visual.tokens.reshape(b, n * t, d)
+    if "special_xd" in visual.aux:
+      special = visual.aux["special_xd"]
+      bank = jnp.concatenate(
+          [bank, jnp.broadcast_to(special, (b, *special.shape))], axis=1)
+    x = insert_tokens(self.decoder.embed(tokens), bank, visual_index)
+    return self.layout.constrain(x, "bl.")
+
+  def decode(self, x: jax.Array, positions: jax.Array,
+             segment_ids: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+    """One chunk of generation: f[B,L,D] -> (hidden f[B,L,D], cache)."""
+    return self.decoder(x, positions, segment_ids, cache=cache)
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """f[...,D] -> f32[...,V]."""
+    return self.decoder.logits(hidden)
