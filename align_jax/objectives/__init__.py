@@ -1,0 +1,19 @@
+"""Objectives: what a stage trains for.
+
+An objective is a class without arguments, and an instance of it has
+
+  coupled                       whether one sample's loss depends on others of
+                                the batch; such a loss is never split into
+                                microbatches
+  weight(batch) -> f32[]        how much this batch counts, from it alone
+  (outputs, batch, rng, layout) -> f32[]    the sum, never a mean
+
+The step divides the sum by the weight of the whole global batch.
+"""
+
+from align_jax.registry import Registry
+
+OBJECTIVES = Registry("objective", {
+    "next_token": "align_jax.objectives.next_token:NextToken",
+    "contrastive": "align_jax.objectives.contrastive:Contrastive",
+})

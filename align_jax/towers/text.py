@@ -1,0 +1,113 @@
+"""CLIP's text tower: causal, pooled where the text ends (2103.00020, 2.4)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from align_jax.ops.stack import LayerStack
+from align_jax.parallel.layout import Layout
+from align_jax.registry import nearest
+from align_jax.towers.block import ACTIVATIONS, Block, layer_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+  """Sizes of a text tower.
+
+  Attributes:
+    max_positions: the longest text.
+    eos_token: the id at whose first place the text is pooled. 2 means what it
+      does in the reference: the config was written before the id was kept,
+      and the text ends at the highest id of the row.
+
+  Raises:
+    ValueError: sizes that do not fit together; all faults at once.
+  """
+  vocab_size: int
+  width: int
+  layers: int
+  heads: int
+  mlp_width: int
+  max_positions: int
+  eos_token: int
+  activation: str = "quick_gelu"
+  norm_eps: float = 1e-5
+
+  def __post_init__(self) -> None:
+    faults = [
+        f"{name} is {getattr(self, name)}, it must be at least 1"
+        for name in ("vocab_size", "width", "layers", "heads", "mlp_width",
+                     "max_positions") if getattr(self, name) < 1]
+    if not faults and self.width % self.heads:
+      faults.append(f"width {self.width} is no multiple of heads {self.heads}")
+    if self.eos_token != 2 and not 0 <= self.eos_token < self.vocab_size:
+      faults.append(f"eos_token {self.eos_token} is not below vocab_size "
+                    f"{self.vocab_size}")
+    if self.activation not in ACTIVATIONS:
+      faults.append(f"unknown activation {self.activation!r}"
+                    f"{nearest(self.activation, ACTIVATIONS)} "
+                    f"(known: {', '.join(ACTIVATIONS)})")
+    if faults:
+      raise ValueError("text tower: " + "; ".join(faults))
+
+
+class TextTower(nn.Module):
+  """tokens i32[B,L] -> f[B,C], the state where each text ends.
+
+  Parameters (v vocabulary, p places, c width):
+    embed_vc position_pc final_norm_scale_c final_norm_bias_c
+    layers/...  as in `Block`, stacked
+  """
+  config: TextConfig
+  dtype: Any = jnp.float32
+  remat: str = "none"
+  layout: Layout = Layout()
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array,
+               segment_ids: jax.Array | None = None) -> jax.Array:
+    """One text a row, from its first place; what follows its end is unseen.
+
+    Args:
+      tokens: i32[B,L].
+      segment_ids: i32[B,L], 0 for padding. None where all is text.
+
+    Returns:
+      f[B,C].
+
+    Raises:
+      ValueError: rows longer than `max_positions`.
+    """
+    config, c = self.config, self.config.width
+    normal, ones, zeros = (nn.initializers.normal, nn.initializers.ones,
+                           nn.initializers.zeros)
+    b, length = tokens.shape
+    if length > config.max_positions:
+      raise ValueError(
+          f"rows of {length} tokens, but the text tower has "
+          f"{config.max_positions} positions (max_positions)")
+    embed_vc = self.param("embed_vc", normal(0.02), (config.vocab_size, c))
+    position_pc = self.param("position_pc", normal(0.01),
+                             (config.max_positions, c))
+    scale_c = self.param("final_norm_scale_c", ones, (c,))
+    bias_c = self.param("final_norm_bias_c", zeros, (c,))
+    layers = LayerStack(
+        Block(width=c, heads=config.heads, mlp_width=config.mlp_width,
+              depth=config.layers, activation=config.activation,
+              norm_eps=config.norm_eps, axes="blc", causal=True,
+              dtype=self.dtype, layout=self.layout, parent=None),
+        depth=config.layers, remat=self.remat, name="layers")
+
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    x = jnp.take(embed_vc.astype(self.dtype), tokens, axis=0)
+    x = x + position_pc.astype(self.dtype)[:length]
+    x, _ = layers(x, positions, segment_ids)
+
+    if segment_ids is not None:
+      tokens = jnp.where(segment_ids != 0, tokens, -1)
+    ends = tokens if config.eos_token == 2 else tokens == config.eos_token
+    x = jnp.take_along_axis(x, ends.argmax(-1)[:, None, None], axis=1)[:, 0]
+    return layer_norm(x, scale_c, bias_c, config.norm_eps)
