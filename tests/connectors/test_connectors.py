@@ -1,0 +1,163 @@
+"""Each connector computes its paper's equation, and says what it costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from align_jax.config import MeshConfig
+from align_jax.connectors import CONNECTORS
+from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
+from align_jax.parallel.layout import Layout
+from align_jax.parallel.mesh import make_mesh
+from align_jax.parallel.rules import shardings
+from align_jax.train.select import flatten, unflatten
+
+B, N, P, C, D, V = 8, 2, 3, 6, 8, 24
+
+
+def _inputs(seed=0):
+  rng = np.random.default_rng(seed)
+  features = rng.normal(size=(B, N, P, C)).astype("f")
+  embed_vd = rng.normal(size=(V, D)).astype("f")
+  segments = np.ones((B, N), "i")
+  return features, Context(jnp.asarray(embed_vd), jnp.asarray(segments))
+
+
+def _make(name, layout=Layout(), **options):
+  return CONNECTORS.get(name)(dim_out=D, vocab_size=V, layout=layout,
+                              **options)
+
+
+def _random_params(module, features, context):
+  shapes = jax.eval_shape(module.init, jax.random.key(0), features,
+                          context.image_segment_ids > 0, context)["params"]
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+      lambda s: jnp.asarray(rng.normal(size=s.shape).astype("f")), shapes)
+
+
+def _layer_norm_slowly(x, scale, bias):
+  mean = sum(x) / len(x)
+  var = sum((v - mean) ** 2 for v in x) / len(x)
+  return np.array([(v - mean) / np.sqrt(var + 1e-5) * s + b
+                   for v, s, b in zip(x, scale, bias)])
+
+
+def test_align_is_equations_1_and_2_computed_slowly():
+  features, context = _inputs()
+  module = _make("align")
+  params = _random_params(module, features, context)
+  got = module.apply({"params": params}, features, None, context).tokens
+  p = {k: np.asarray(v, "d") for k, v in params.items()}
+  embed = np.asarray(context.embed_vd, "d")
+  for b, n, t in [(0, 0, 0), (3, 1, 2), (7, 0, 1)]:
+    h = np.array([sum(features[b, n, t, c] * p["w1_cd"][c, d]
+                      for c in range(C)) for d in range(D)])
+    h = _layer_norm_slowly(h, p["norm1_scale_d"], p["norm1_bias_d"])
+    s = np.array([sum(p["w2_vd"][v, d] * h[d] for d in range(D))
+                  for v in range(V)])
+    s = _layer_norm_slowly(s, p["norm2_scale_v"], p["norm2_bias_v"])
+    probs = np.exp(s) / np.exp(s).sum()
+    want = sum(probs[v] * embed[v] for v in range(V))
+    np.testing.assert_allclose(got[b, n, t], want, rtol=2e-5, atol=2e-6)
+
+
+def test_align_stays_in_the_hull_of_the_embeddings():
+  features, context = _inputs()
+  module = _make("align", return_probs=True)
+  out = module.apply(
+      {"params": _random_params(module, features, context)}, features, None,
+      context)
+  probs = np.asarray(out.aux["probs"])
+  assert (probs >= 0).all()
+  np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-5)
+  np.testing.assert_allclose(
+      out.tokens, probs @ np.asarray(context.embed_vd), rtol=1e-4, atol=1e-5)
+
+
+def test_align_passes_gradient_into_the_live_table():
+  features, context = _inputs()
+  module = _make("align")
+  params = _random_params(module, features, context)
+  grad = jax.grad(lambda e: (module.apply(
+      {"params": params}, features, None,
+      context.replace(embed_vd=e)).tokens ** 2).sum())(context.embed_vd)
+  assert float(jnp.abs(grad).min(axis=1).max()) > 0
+
+
+def test_align_starts_from_the_head():
+  assert CONNECTORS.get("align").copied_from_decoder() == {
+      "w2_vd": "head_vd"}
+
+
+def test_mlp_is_two_maps_around_an_exact_gelu():
+  from math import erf
+  features, context = _inputs()
+  module = _make("mlp")
+  params = _random_params(module, features, context)
+  got = module.apply({"params": params}, features, None, context).tokens
+  p = {k: np.asarray(v, "d") for k, v in params.items()}
+  x = features[2, 1, 0].astype("d") @ p["in_cf"] + p["in_bias_f"]
+  x = np.array([0.5 * v * (1 + erf(v / np.sqrt(2))) for v in x])
+  np.testing.assert_allclose(
+      got[2, 1, 0], x @ p["out_fd"] + p["out_bias_d"], rtol=1e-4, atol=1e-5)
+
+
+def test_linear_is_one_map():
+  features, context = _inputs()
+  module = _make("linear")
+  params = _random_params(module, features, context)
+  got = module.apply({"params": params}, features, None, context).tokens
+  np.testing.assert_allclose(
+      got, features @ np.asarray(params["kernel_cd"])
+      + np.asarray(params["bias_d"]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONNECTORS.names())
+@pytest.mark.parametrize("shape", [dict(data=2, fsdp=2, tensor=2),
+                                   dict(data=1, fsdp=4, tensor=2)])
+def test_sharded_equals_unsharded_with_gradients(name, shape):
+  features, context = _inputs()
+  params = _random_params(_make(name), features, context)
+
+  def loss(module):
+    def run(params, features, context):
+      out = module.apply({"params": params}, features,
+                         context.image_segment_ids > 0, context)
+      return (out.tokens.astype("f") ** 2).sum()
+    return jax.value_and_grad(run)
+
+  want = loss(_make(name))(params, features, context)
+  mesh = make_mesh(MeshConfig(**shape))
+  flat = {f"connector/{k}": v for k, v in flatten(params).items()}
+  where = shardings(flat, mesh)
+  placed = unflatten({k.removeprefix("connector/"): jax.device_put(
+      v, where[k]) for k, v in flat.items()})
+  table = jax.device_put(
+      context.embed_vd, shardings({"decoder/embed_vd": context.embed_vd},
+                                  mesh)["decoder/embed_vd"])
+  rows = NamedSharding(mesh, Layout(mesh).spec("b"))
+  with jax.set_mesh(mesh):
+    got = jax.jit(loss(_make(name, Layout(mesh))))(
+        placed, jax.device_put(features, rows),
+        Context(table, jax.device_put(context.image_segment_ids, rows)))
+  for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    assert np.linalg.norm(g - w) <= 1e-5 * max(np.linalg.norm(w), 1e-6)
+
+
+def test_a_users_connector_registers_and_a_wrong_name_teaches():
+  @CONNECTORS.register("mean_of_patches")
+  class MeanOfPatches(Connector):
+
+    @classmethod
+    def tokens_out(cls, patches, **options):
+      return 1
+
+    def __call__(self, features, image_mask, context):
+      return ConnectorOutput(features.mean(2, keepdims=True))
+
+  assert CONNECTORS.get("mean_of_patches").tokens_out(9) == 1
+  with pytest.raises(KeyError, match="did you mean 'align'"):
+    CONNECTORS.get("alignn")
