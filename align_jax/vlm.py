@@ -49,7 +49,7 @@ class VLM(nn.Module):
     hidden, _ = self.decoder(x, batch["positions"], batch["segment_ids"])
     return {
         "hidden": hidden,
-        "head_vd": self.decoder.head_vd(),
+        "head_vd": self.decoder.head_vd().astype(hidden.dtype),
         "visual_tokens": visual.tokens,
         "connector_aux": visual.aux,
     }
@@ -82,12 +82,13 @@ class VLM(nn.Module):
 
     if self.is_initializing():
       return look(self.tower, images, batch["image_boxes"])
-    shape = jax.eval_shape(
-        lambda: look(self.tower, images, batch["image_boxes"]))
+    tower = self.tower
+    shape = (b, n, tower.config.patches + tower.class_token,
+             tower.config.width)
     return nn.cond(
         mask.any(), look,
-        lambda tower, images, boxes: jnp.zeros(shape.shape, shape.dtype),
-        self.tower, images, batch["image_boxes"])
+        lambda tower, images, boxes: jnp.zeros(shape, tower.dtype),
+        tower, images, batch["image_boxes"])
 
   def connect(self, features: jax.Array,
               batch: dict[str, Any]) -> ConnectorOutput:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from align_jax.ops.attention import attention
+from align_jax.ops.embed_lookup import embed_lookup
 from align_jax.ops.rope import Llama3Scaling, rope_tables, rotate
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import Layout
@@ -236,7 +237,8 @@ class Decoder(nn.Module):
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """tokens i32[B,L] -> f[B,L,D]."""
-    x = self.embed_table.astype(self.dtype)[tokens]
+    x = embed_lookup(self.embed_table, tokens, dtype=self.dtype,
+                     layout=self.layout)
     return self.layout.constrain(x, "bld")
 
   def logits(self, hidden: jax.Array) -> jax.Array:

@@ -1,0 +1,1 @@
+"""align_jax: join a vision tower to a language model in JAX."""
