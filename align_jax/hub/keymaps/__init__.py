@@ -1,0 +1,76 @@
+"""Foreign checkpoints: what their weights and their configs are called.
+
+One small file a family of models, all of it data but for reading config.json.
+A table maps our path to a foreign key and to how the array is turned:
+
+  "layers/q_dhk": ("model.layers.{n}.self_attn.q_proj.weight",
+                   "(h k) d -> d h k")
+
+Left of the arrow stand the foreign axes, right of it ours; `(h k)` is one axis
+made of two, a digit is an axis of that size, "" is a scalar. `{n}` numbers the
+layers: ours are stacked along a leading axis that the transform leaves out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from align_jax.registry import Registry
+
+Rules = Mapping[str, tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """All that is known of one kind of foreign checkpoint.
+
+  Attributes:
+    kind: the registered tower or decoder that its config is one of.
+    rules: our path -> (foreign key, transform).
+    read_config: config.json as a dict -> our config; refuses what it does not
+      know (`hub/foreign_config.py`).
+    write_config: our config -> config.json as a dict.
+    rename: (regular expression, replacement) pairs that bring the keys found
+      in a file, which differ between versions, to those in `rules`.
+    ignored: regular expressions of foreign keys that no rule claims and that
+      may stand in a file all the same.
+    parts: "tower", "text", "decoder" -> where a part is in this checkpoint.
+  """
+  kind: str
+  rules: Rules
+  read_config: Callable[[dict[str, Any]], Any]
+  write_config: Callable[[Any], dict[str, Any]]
+  rename: tuple[tuple[str, str], ...] = ()
+  ignored: tuple[str, ...] = ()
+  parts: Mapping[str, "Part"] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A model inside another's checkpoint.
+
+  Attributes:
+    family: of the part.
+    config: key of its config inside config.json; "" is the whole.
+    prefix: of its keys, after the outer family's `rename`; taken off.
+  """
+  family: Family
+  config: str
+  prefix: str
+
+
+# By `model_type` of config.json.
+FAMILIES = Registry("model_type", {
+    "llama": "align_jax.hub.keymaps.llama:LLAMA",
+    "llava": "align_jax.hub.keymaps.llava:LLAVA",
+    "clip": "align_jax.hub.keymaps.clip:CLIP",
+    "clip_vision_model": "align_jax.hub.keymaps.clip:CLIP_VISION",
+    "siglip": "align_jax.hub.keymaps.siglip:SIGLIP",
+    "siglip_vision_model": "align_jax.hub.keymaps.siglip:SIGLIP_VISION",
+})
+
+
+def prefixed(rules: Rules, ours: str, theirs: str) -> dict[str, tuple[str, str]]:
+  """The rules of a part, moved below these prefixes."""
+  return {ours + path: (theirs + key, transform)
+          for path, (key, transform) in rules.items()}
