@@ -1,0 +1,361 @@
+"""Greedy generation and closed-set scores, batched, at static shapes.
+
+  images  --encode-->   visual tokens of a set        once a set of images
+  prefix  --prefill-->  cache rows                    once a set of images
+  rest    --prefill-->  gathered rows + the question  once a prompt
+  answer  --decode-->   one token a step until every row has ended
+
+What comes out does not depend on how prompts are batched, padded or shared.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import NamedSharding
+
+from align_jax.connectors.protocol import ConnectorOutput
+from align_jax.decoders.transformer import KVCache, init_cache
+from align_jax.evals import prompts as cut
+from align_jax.evals.prompts import Prompt
+from align_jax.parallel.layout import Layout
+
+# key of a set of images -> (u8[n,H,W,3], boxes i32[n,4])
+ReadImages = Callable[[Hashable], tuple[np.ndarray, np.ndarray]]
+
+
+@struct.dataclass
+class Chunk:
+  """A piece of each prompt: tokens, bank indices, first position, length."""
+  tokens: jax.Array
+  visual_index: jax.Array
+  start: jax.Array
+  length: jax.Array
+
+  def places(self) -> tuple[jax.Array, jax.Array]:
+    """positions and segment_ids i32[B,L]; padding is segment 0."""
+    offset = jnp.arange(self.tokens.shape[1])[None]
+    inside = (offset < self.length[:, None]).astype(jnp.int32)
+    return (self.start[:, None] + offset) * inside, inside
+
+
+class Generator:
+  """Answers prompts with a vision-language model.
+
+  Attributes:
+    model: a `VLM`.
+    params: its parameters; they stay where they are.
+    stop: tokens that end an answer.
+    rows: prompts, and sets of images, of one batch.
+    noise: standard deviation of Gaussian noise on the tower's features, in
+      units of each image's own standard deviation.
+    seed: of the noise, which is keyed by the set of images, so that neither
+      batching nor order changes it.
+    share: prefixes of prompts over the same images are read once.
+  """
+
+  def __init__(self, model: nn.Module, params: Any, stop: Sequence[int], *,
+               rows: int = 32, noise: float = 0.0, seed: int = 0,
+               share: bool = True):
+    if not stop:
+      raise ValueError("generation needs at least one stop token")
+    self.model, self.params = model, params
+    self.stop = jnp.asarray(sorted(set(stop)), jnp.int32)
+    self.rows, self.noise, self.seed, self.share = rows, noise, seed, share
+
+  def generate(
+      self,
+      prompts: Sequence[Prompt],
+      read: ReadImages | None = None,
+      max_new_tokens: int = 16,
+      progress: Callable[[int], None] = lambda done: None,
+  ) -> list[list[int]]:
+    """Greedy continuations, in the order of the prompts.
+
+    Args:
+      prompts: what to continue.
+      read: gives the images of a set; called once a set.
+      max_new_tokens: answers are cut there.
+      progress: called with the number of prompts just answered.
+
+    Returns:
+      Token ids of each answer, without the stop token.
+    """
+    def answer(*args: Any) -> np.ndarray:
+      return _generate(self.model, max_new_tokens, self.params, self.stop,
+                       *args)
+
+    stop = set(np.asarray(self.stop).tolist())
+    return [_until(row.tolist(), stop)
+            for row in self._over(prompts, read, answer, progress)]
+
+  def score(
+      self,
+      prompts: Sequence[Prompt],
+      answers: Sequence[Sequence[int]],
+      read: ReadImages | None = None,
+      progress: Callable[[int], None] = lambda done: None,
+  ) -> np.ndarray:
+    """Log-probability of each answer after each prompt.
+
+    Args:
+      prompts: what is continued.
+      answers: token ids, the end of turn among them if it shall count.
+      read: as in `generate`.
+      progress: as in `generate`.
+
+    Returns:
+      f32[prompts, answers].
+    """
+    ids = [np.asarray(a, np.int32) for a in answers]
+    longest = max(len(a) for a in ids)
+    table = jnp.asarray(cut.pad(ids, len(ids), longest))
+    sizes = jnp.asarray(cut.lengths(ids, len(ids)))
+
+    def answer(*args: Any) -> np.ndarray:
+      return _score(self.model, self.params, table, sizes, *args)
+
+    return np.stack(self._over(prompts, read, answer, progress))
+
+  def _over(self, prompts: Sequence[Prompt], read: ReadImages | None,
+            answer: Callable[..., jax.Array],
+            progress: Callable[[int], None]) -> list[np.ndarray]:
+    """Runs `answer` over all prompts, batch by batch."""
+    out: list[Any] = [None] * len(prompts)
+    slots = max([1] + [int(p.visual.max()) + 1 for p in prompts])
+    for wave in cut.waves(cut.groups(prompts, self.share), self.rows):
+      visual, per_image = self._encode([g.images for g in wave], read, slots)
+      first = [prompts[g.members[0]] for g in wave]
+      length = cut.bucket(max(g.shared for g in wave))
+      places = visual.tokens.shape[1] * per_image
+      prefix = self._prefix(wave, first, length, places, visual)
+      # Long rests first: batches of like lengths, and memory fails early.
+      order = sorted(((i, row) for row, g in enumerate(wave)
+                      for i in g.members),
+                     key=lambda pair: (wave[pair[1]].shared
+                                       - len(prompts[pair[0]].tokens)))
+      for at in range(0, len(order), self.rows):
+        part = order[at:at + self.rows]
+        b = cut.rows_for(len(part), self.rows)
+        starts = [wave[row].shared for _, row in part]
+        chunk = self._chunk([prompts[i] for i, _ in part], starts, None, b,
+                            places)
+        rows = np.zeros(b, np.int32)
+        rows[:len(part)] = [row for _, row in part]
+        got = np.asarray(answer(prefix, self._place(rows), visual, chunk))
+        for (i, _), result in zip(part, got):
+          out[i] = result
+        progress(len(part))
+    return out
+
+  def _encode(self, keys: Sequence[Hashable], read: ReadImages | None,
+              slots: int) -> tuple[ConnectorOutput, int]:
+    """Visual tokens of sets of images, and T."""
+    u = cut.rows_for(len(keys), self.rows)
+    size = self.model.tower.config.image_size
+    sets = [(np.zeros((0, size, size, 3), np.uint8),
+             np.zeros((0, 4), np.int32)) if k is None else read(k)
+            for k in keys]
+    n = max(1, *(len(images) for images, _ in sets))
+    batch = {
+        "images": np.zeros((u, n, size, size, 3), np.uint8),
+        "image_boxes": np.zeros((u, n, 4), np.int32),
+        "image_segment_ids": np.zeros((u, n), np.int32)}
+    for i, (images, boxes) in enumerate(sets):
+      batch["images"][i, :len(images)] = images
+      batch["image_boxes"][i, :len(images)] = boxes
+      batch["image_segment_ids"][i, :len(images)] = 1
+    draws = np.zeros(u, np.int32)
+    draws[:len(keys)] = [_draw_of(k) for k in keys]
+    visual = _encode(self.model, self.noise > 0, self.params,
+                     jax.tree.map(self._place, batch), self._place(draws),
+                     self.noise, self.seed)
+    return visual, visual.tokens.shape[2]
+
+  def _prefix(self, wave: Sequence[cut.Group], first: Sequence[Prompt],
+              length: int, places: int, visual: ConnectorOutput
+              ) -> KVCache | None:
+    if not length:
+      return None
+    chunk = self._chunk(
+        [Prompt(p.tokens[:g.shared], p.visual[:g.shared])
+         for g, p in zip(wave, first)],
+        [0] * len(wave), length, visual.tokens.shape[0], places)
+    return _prefill(self.model, self.params, visual, chunk)
+
+  def _chunk(self, prompts: Sequence[Prompt], starts: Sequence[int],
+             length: int | None, rows: int, places: int) -> Chunk:
+    """What follows `starts`, padded to a bucket of its own or to `length`."""
+    tokens = [p.tokens[s:] for p, s in zip(prompts, starts)]
+    visual = [p.visual[s:] for p, s in zip(prompts, starts)]
+    length = length or cut.bucket(max(map(len, tokens)))
+    index = cut.pad(visual, rows, length, fill=-1)
+    # Special tokens lie behind the images in a row's bank.
+    index = np.where(index < -1, places - 2 - index, index)
+    start = np.zeros(rows, np.int32)
+    start[:len(starts)] = starts
+    return jax.tree.map(self._place, Chunk(
+        cut.pad(tokens, rows, length), index, start,
+        cut.lengths(tokens, rows)))
+
+  def _place(self, x: np.ndarray) -> jax.Array:
+    """Rows over the mesh, where they divide."""
+    layout: Layout = self.model.layout
+    if layout.mesh is None:
+      return jnp.asarray(x)
+    spec = layout.spec("b" + "." * (x.ndim - 1))
+    if x.shape[0] % layout.shards(spec[0]):
+      spec = layout.spec("." * x.ndim)
+    return jax.device_put(x, NamedSharding(layout.mesh, spec))
+
+
+def _draw_of(key: Hashable) -> int:
+  """A number for the noise of a set of images: equal in every run."""
+  if isinstance(key, int):
+    return key
+  return zlib.crc32(repr(key).encode()) & 0x7FFFFFFF
+
+
+def _until(tokens: list[int], stop: set[int]) -> list[int]:
+  for i, token in enumerate(tokens):
+    if token in stop:
+      return tokens[:i]
+  return tokens
+
+
+def _call(model: nn.Module, params: Any, method: str, *args: Any) -> Any:
+  return model.apply({"params": params}, *args, method=method)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(model: nn.Module, noisy: bool, params: Any,
+            batch: dict[str, jax.Array], draws: jax.Array, sigma: jax.Array,
+            seed: jax.Array) -> ConnectorOutput:
+  """Sets of images -> visual tokens f[U,N,T,D]."""
+  features = _call(model, params, "features", batch)
+  if noisy:
+    def draw(key: jax.Array, features_npc: jax.Array) -> jax.Array:
+      x = features_npc.astype(jnp.float32)
+      std = x.std(axis=(1, 2), keepdims=True)
+      x = x + sigma * std * jax.random.normal(key, x.shape)
+      return x.astype(features_npc.dtype)
+
+    root = jax.random.key(seed)
+    keys = jax.vmap(lambda d: jax.random.fold_in(root, d))(draws)
+    features = jax.vmap(draw)(keys, features)
+  visual = _call(model, params, "connect", features, batch)
+  kept = {k: v for k, v in visual.aux.items() if k == "special_xd"}
+  return ConnectorOutput(visual.tokens, kept)
+
+
+def _read(model: nn.Module, params: Any, visual: ConnectorOutput,
+          chunk: Chunk, cache: KVCache) -> tuple[jax.Array, KVCache]:
+  x = _call(model, params, "embed", chunk.tokens, chunk.visual_index, visual)
+  hidden, cache = _call(model, params, "decode", x, *chunk.places(), cache)
+  layout = model.layout
+  return hidden, cache.replace(k=layout.constrain(cache.k, ".b.h."),
+                               v=layout.constrain(cache.v, ".b.h."))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prefill(model: nn.Module, params: Any, visual: ConnectorOutput,
+             chunk: Chunk) -> KVCache:
+  """Reads prefixes into a cache exactly as long as they are."""
+  decoder = model.decoder
+  cache = init_cache(decoder.config, *chunk.tokens.shape, decoder.dtype)
+  return _read(model, params, visual, chunk, cache)[1]
+
+
+def _resume(model: nn.Module, params: Any, prefix: KVCache | None,
+            rows: jax.Array, visual: ConnectorOutput, chunk: Chunk,
+            room: int) -> tuple[jax.Array, KVCache, ConnectorOutput]:
+  """Reads the rests behind their prefixes -> (next logits f32[B,V], ...)."""
+  decoder, (b, length) = model.decoder, chunk.tokens.shape
+  before = prefix.k.shape[2] if prefix is not None else 0
+  cache = init_cache(decoder.config, b, before + length + room,
+                     decoder.dtype)
+  if prefix is not None:
+    taken = prefix.take_rows(rows)
+    cache = KVCache(
+        cache.k.at[:, :, :before].set(taken.k),
+        cache.v.at[:, :, :before].set(taken.v),
+        cache.positions.at[:, :before].set(taken.positions),
+        cache.segment_ids.at[:, :before].set(taken.segment_ids),
+        jnp.asarray(before, jnp.int32))
+  visual = ConnectorOutput(visual.tokens[rows], visual.aux)
+  hidden, cache = _read(model, params, visual, chunk, cache)
+  last = jnp.maximum(chunk.length - 1, 0)
+  hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+  return _call(model, params, "logits", hidden), cache, visual
+
+
+def _text(tokens: jax.Array, start: jax.Array, length: jax.Array) -> Chunk:
+  return Chunk(tokens, jnp.full_like(tokens, -1), start, length)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _generate(model: nn.Module, max_new_tokens: int, params: Any,
+              stop: jax.Array, prefix: KVCache | None, rows: jax.Array,
+              visual: ConnectorOutput, chunk: Chunk) -> jax.Array:
+  """i32[B, max_new_tokens]; what follows a row's stop token is noise."""
+  logits, cache, visual = _resume(
+      model, params, prefix, rows, visual, chunk, max_new_tokens - 1)
+  live = (chunk.length > 0).astype(jnp.int32)
+  position = chunk.start + chunk.length
+  token = logits.argmax(-1).astype(jnp.int32)
+  out = jnp.zeros((token.shape[0], max_new_tokens), jnp.int32)
+  out = out.at[:, 0].set(token)
+  ended = jnp.isin(token, stop) | (live == 0)
+
+  def go_on(state: tuple) -> jax.Array:
+    step, _, _, ended, _ = state
+    return (step < max_new_tokens) & ~ended.all()
+
+  def one(state: tuple) -> tuple:
+    step, token, out, ended, cache = state
+    next_chunk = _text(token[:, None], position + step - 1, live)
+    hidden, cache = _read(model, params, visual, next_chunk, cache)
+    logits = _call(model, params, "logits", hidden[:, 0])
+    token = logits.argmax(-1).astype(jnp.int32)
+    out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], step, 1)
+    return step + 1, token, out, ended | jnp.isin(token, stop), cache
+
+  state = (jnp.asarray(1), token, out, ended, cache)
+  return jax.lax.while_loop(go_on, one, state)[2]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(model: nn.Module, params: Any, answers: jax.Array,
+           sizes: jax.Array, prefix: KVCache | None, rows: jax.Array,
+           visual: ConnectorOutput, chunk: Chunk) -> jax.Array:
+  """f32[B,A], log-probability of each of the A answers i32[A,length]."""
+  length = answers.shape[1]
+  logits, cache, visual = _resume(
+      model, params, prefix, rows, visual, chunk, length - 1)
+  first = jax.nn.log_softmax(logits)
+  live = chunk.length > 0
+  position = chunk.start + chunk.length
+
+  def one(answer: tuple[jax.Array, jax.Array]) -> jax.Array:
+    tokens, size = answer
+    total = first[:, tokens[0]]
+    if length == 1:
+      return total
+    b = first.shape[0]
+    heard = _text(jnp.broadcast_to(tokens[:-1], (b, length - 1)), position,
+                  jnp.where(live, size - 1, 0))
+    hidden, _ = _read(model, params, visual, heard, cache)
+    log_probs = jax.nn.log_softmax(_call(model, params, "logits", hidden))
+    follow = jnp.take_along_axis(
+        log_probs, jnp.broadcast_to(tokens[1:], (b, length - 1))[..., None],
+        axis=-1)[..., 0]
+    counts = jnp.arange(1, length) < size
+    return total + jnp.where(counts, follow, 0).sum(-1)
+
+  return jax.lax.map(one, (answers, sizes)).T

@@ -1,0 +1,147 @@
+"""Batching, padding, sharing and sharding change no answer."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from align_jax.config import MeshConfig
+from align_jax.evals import prompts as cut
+from align_jax.evals.generate import Generator
+from align_jax.parallel.layout import Layout
+from align_jax.parallel.mesh import make_mesh
+from tests.evals import tiny
+
+NEW = 5
+
+
+@pytest.fixture(scope="module")
+def world():
+  """A model, prompts about six images and none, and their slow answers."""
+  model, params = tiny.model_and_params()
+  read = tiny.image_sets(6)
+  rng = np.random.default_rng(0)
+  prompts = [tiny.prompt(rng, key, tail=int(rng.integers(1, 9)))
+             for key in (0, 1, 2, 0, 1, 0, 3, None, 2, 4, 5, None)]
+  slow = [tiny.greedy_slowly(model, params, p, read, NEW) for p in prompts]
+  return model, params, prompts, read, slow
+
+
+def test_the_world_is_worth_testing(world):
+  _, _, _, _, slow = world
+  assert len({tuple(s) for s in slow}) > 6  # answers differ
+  assert len({len(s) for s in slow}) > 1  # some stop early
+
+
+@pytest.mark.parametrize("rows, share", [(1, False), (4, True), (32, True)])
+def test_equals_one_by_one_without_cache(world, rows: int, share: bool):
+  model, params, prompts, read, slow = world
+  generator = Generator(model, params, [tiny.STOP], rows=rows, share=share)
+  assert generator.generate(prompts, read, NEW) == slow
+
+
+def test_several_images_a_prompt():
+  model, params = tiny.model_and_params()
+  read = tiny.image_sets(2, per_set=3)
+  rng = np.random.default_rng(4)
+  prompts = [tiny.prompt(rng, key, images=3) for key in (0, 1, 0, 1, 1)]
+  slow = [tiny.greedy_slowly(model, params, p, read, NEW) for p in prompts]
+  got = Generator(model, params, [tiny.STOP]).generate(prompts, read, NEW)
+  assert got == slow
+
+
+def test_images_are_read_once_a_set(world):
+  model, params, prompts, read, _ = world
+  seen = []
+
+  def counted(key):
+    seen.append(key)
+    return read(key)
+
+  Generator(model, params, [tiny.STOP]).generate(prompts, counted, 1)
+  assert sorted(seen) == [0, 1, 2, 3, 4, 5]
+
+
+def test_scores_are_log_probabilities_computed_slowly(world):
+  model, params, prompts, read, _ = world
+  answers = [[9, tiny.STOP], [12, 13, tiny.STOP], [20]]
+  got = Generator(model, params, [tiny.STOP], rows=4).score(
+      prompts, answers, read)
+  for i, prompt in enumerate(prompts):
+    for j, answer in enumerate(answers):
+      logits = tiny.logits_slowly(model, params, prompt, read, answer)
+      log_probs = np.asarray(jax.nn.log_softmax(logits))
+      start = len(prompt.tokens) - 1
+      want = sum(log_probs[start + k, a] for k, a in enumerate(answer))
+      np.testing.assert_allclose(got[i, j], want, rtol=1e-4, atol=1e-4)
+
+
+def test_likelihood_prefers_the_greedy_token(world):
+  model, params, prompts, read, _ = world
+  got = Generator(model, params, [tiny.STOP]).score(
+      prompts, [[v] for v in range(tiny.V)], read)
+  for prompt, scores in zip(prompts, got):
+    logits = tiny.logits_slowly(model, params, prompt, read)
+    assert scores.argmax() == logits[-1].argmax()
+  np.testing.assert_allclose(np.exp(got).sum(-1), 1, rtol=1e-5)
+
+
+def test_noise_is_keyed_by_the_images(world):
+  model, params, prompts, read, slow = world
+  make = lambda **kw: Generator(model, params, [tiny.STOP], **kw)
+  scores = [make(noise=1.0, **kw).score(prompts, [[9], [11]], read)
+            for kw in (dict(rows=4), dict(rows=32, share=False),
+                       dict(rows=32, seed=1))]
+  np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4, atol=1e-4)
+  seeing = [i for i, p in enumerate(prompts) if p.images is not None]
+  assert (np.abs(scores[0] - scores[2])[seeing].max(-1) > 1e-3).all()
+  clean = make().score(prompts, [[9], [11]], read)
+  blind = [i for i, p in enumerate(prompts) if p.images is None]
+  np.testing.assert_allclose(scores[0][blind], clean[blind], rtol=1e-4,
+                             atol=1e-4)
+  assert (np.abs(scores[0] - clean)[seeing].max(-1) > 1e-3).all()
+
+
+def test_on_a_mesh(world):
+  _, params, prompts, read, slow = world
+  mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
+  model, _ = tiny.model_and_params(Layout(mesh))
+  params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+  generator = Generator(model, params, [tiny.STOP], rows=4)
+  assert generator.generate(prompts, read, NEW) == slow
+
+
+def test_nothing_to_answer(world):
+  model, params, _, read, _ = world
+  assert Generator(model, params, [tiny.STOP]).generate([], read) == []
+  with pytest.raises(ValueError, match="at least one stop token"):
+    Generator(model, params, [])
+
+
+def _prompt(tokens, visual=None, key=0):
+  tokens = np.array(tokens, np.int32)
+  return cut.Prompt(tokens, np.full_like(tokens, -1) if visual is None
+                    else np.array(visual, np.int32), key)
+
+
+@pytest.mark.parametrize("rows, shared", [
+    ([[1, 2, 3]], 0),  # nobody to share with
+    ([[1, 2, 3], [1, 2, 4]], 2),
+    ([[1, 2, 3], [1, 2, 3]], 2),  # one token must be left to read
+    ([[1, 2, 3], [1, 2]], 1),
+    ([[5, 2], [1, 2]], 0),
+])
+def test_shared_prefix(rows, shared: int):
+  assert cut.shared_prefix([_prompt(r) for r in rows]) == shared
+
+
+def test_a_prefix_ends_where_the_visual_tokens_differ():
+  assert cut.shared_prefix([_prompt([0, 0, 0], [0, 1, -1]),
+                            _prompt([0, 0, 0], [0, 2, -1])]) == 1
+
+
+def test_few_lengths():
+  assert {cut.bucket(n) for n in range(1, 129)} == {
+      8, 12, 16, 24, 32, 48, 64, 96, 128}
+  assert all(cut.bucket(n) >= n for n in range(300))
+  assert [cut.rows_for(n, 32) for n in (1, 2, 3, 33)] == [1, 2, 4, 32]
