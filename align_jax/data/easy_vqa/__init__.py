@@ -1,0 +1,1 @@
+"""easy-VQA: questions on coloured shapes, from the package `easy-vqa`."""

@@ -1,0 +1,87 @@
+"""An image file as the pixels that a tower wants, uint8.
+
+Resizing and cropping happen here, on the host, by transformers' PIL
+processors. Rescaling and normalising happen on the device
+(`towers/pixels.py`), so that a quarter of the bytes travel.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+class BadImage(Exception):
+  """An image that cannot be used; the message says why."""
+
+
+class ImageReader:
+  """Reads, checks, resizes and crops.
+
+  Attributes:
+    processor: a transformers image processor of the PIL kind (`...Pil`), or
+      None for a plain bicubic resize.
+    size: H = W of what comes out.
+    max_pixels: an image of more pixels is refused before it is decoded.
+  """
+
+  def __init__(self, processor: Any, size: int, max_pixels: int = 50_000_000):
+    self.processor = processor
+    self.size = size
+    self.max_pixels = max_pixels
+
+  def __call__(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels u8[H,W,3] and their valid box i32[4] = (y0, x0, y1, x1).
+
+    Args:
+      image: a path, encoded bytes, a callable that gives one of these, or a
+        PIL image.
+
+    Raises:
+      BadImage: missing, broken or too large.
+    """
+    picture = self._open(image() if callable(image) else image)
+    if self.processor is None:
+      pixels = np.asarray(picture.resize((self.size,) * 2, Image.BICUBIC))
+    else:
+      pixels = self.processor(
+          picture, do_rescale=False, do_normalize=False, return_tensors="np",
+      )["pixel_values"][0].transpose(1, 2, 0)
+    if pixels.shape != (self.size, self.size, 3):
+      raise ValueError(
+          f"the image processor gives {pixels.shape}, the tower wants "
+          f"{(self.size, self.size, 3)}: its config and the tower's disagree")
+    box = np.asarray([0, 0, self.size, self.size], np.int32)
+    return np.ascontiguousarray(pixels, np.uint8), box
+
+  def _open(self, image: Any) -> Image.Image:
+    """A PIL image in RGB, upright."""
+    name = f"image {str(image)!r}" if isinstance(image, (str, Path)) else (
+        "image")
+    try:
+      with warnings.catch_warnings():
+        # Pillow warns of large images; max_pixels is the rule here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        if isinstance(image, (bytes, bytearray)):
+          picture = Image.open(io.BytesIO(image))
+        elif isinstance(image, Image.Image):
+          picture = image
+        else:
+          picture = Image.open(Path(image))
+      width, height = picture.size
+      if width * height > self.max_pixels:
+        raise BadImage(f"{name} has {width} x {height} = {width * height:,} "
+                       f"pixels, more than max_pixels = {self.max_pixels:,}")
+      return ImageOps.exif_transpose(picture).convert("RGB")
+    except FileNotFoundError as error:
+      raise BadImage(f"{name} does not exist") from error
+    except Image.DecompressionBombError as error:
+      raise BadImage(f"{name} is too large: {error}") from error
+    except UnidentifiedImageError as error:
+      raise BadImage(f"{name} is not in a known image format") from error
+    except (OSError, SyntaxError, ValueError) as error:
+      # Pillow's decoders raise all of these on broken files.
+      raise BadImage(f"{name} is broken: {error}") from error

@@ -1,0 +1,301 @@
+"""An example as tokens, with a mask of what is supervised.
+
+The conversation becomes one string. Spans of characters say what is
+supervised, and the tokens' offsets carry that over to tokens:
+
+  <|im_start|>user\\n<image>\\nwhat shape?<|im_end|>\\n<|im_start|>assistant\\n
+  circle<|im_end|>\\n
+  ^^^^^^^^^^^^^^^^  supervised: the answer and its end of turn
+
+  tokens        ... assistant \\n  circle  <|im_end|>  \\n
+  targets       ...        \\n  circle <|im_end|> \\n      0
+  loss_weights  ...         0    1      1         0      0
+
+Spans: a template with {% generation %} blocks states them itself. Any other
+is rendered for each answer twice, up to the point where the answer begins and
+up to where it ends; both must be beginnings of the whole, which is checked.
+
+`<image>` becomes T positions. The text on its two sides is tokenised apart,
+as every tokenizer does around a special token: so a tokenizer needs no token
+of that name, and the tokens of a prompt are those of training.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from align_jax.data.example import PLACEHOLDER, BadSample, Example, Message
+from align_jax.errors import InputError
+from align_jax.registry import nearest
+
+TEMPLATES = ("chat", "plain", "caption")
+
+# For base models: "{user}\n{assistant}{eos}\n{user}\n...". A generation
+# prompt ends with the newline after the user's text.
+PLAIN = ("{% for message in messages %}{{ message['content'] }}"
+         "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+         "{{ '\\n' }}{% endfor %}")
+
+# So that "is there no such token" is asked of nobody else's settings.
+logging.getLogger("transformers.utils.chat_template_utils").setLevel(
+    logging.ERROR)
+
+
+class TemplateError(InputError):
+  """A chat template from which no loss mask can be found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+  """One sample as tokens; all arrays have n entries.
+
+  Attributes:
+    tokens: i32; at visual positions a padding token, which the model ignores.
+    targets: i32, the token that follows.
+    loss_weights: f32, 1 where the token that follows is supervised.
+    visual: i32, -1 for text; slot * T + t for visual token t of the sample's
+      image `slot`; -2 - x for the connector's special token x.
+    images: the sample's images, not yet read.
+    text: what was rendered.
+  """
+  tokens: np.ndarray
+  targets: np.ndarray
+  loss_weights: np.ndarray
+  visual: np.ndarray
+  images: list[Any]
+  text: str
+
+  def __len__(self) -> int:
+    return len(self.tokens)
+
+  @property
+  def n_images(self) -> int:
+    return len(self.images)
+
+  @property
+  def n_labels(self) -> int:
+    """How many positions are supervised."""
+    return int(np.count_nonzero(self.loss_weights))
+
+
+class Renderer:
+  """Renders examples for one tokenizer and template.
+
+  Attributes:
+    tokenizer: a transformers fast tokenizer.
+    template: "chat" the tokenizer's own chat template; "plain" for base
+      models, `{bos}{user}\\n{answer}{eos}\\n...` with bos where the tokenizer
+      adds one; "caption" for contrastive training, `{bos}{answer}{eos}`
+      without visual tokens or labels.
+    tokens_per_image: T.
+  """
+
+  def __init__(self, tokenizer: Any, template: str, tokens_per_image: int):
+    if template not in TEMPLATES:
+      raise InputError(f"template {template!r} is not one of "
+                       f"{', '.join(TEMPLATES)}{nearest(template, TEMPLATES)}")
+    if template == "chat" and not tokenizer.chat_template:
+      raise TemplateError("the tokenizer has no chat template; for a base "
+                          "model set data.template to 'plain'")
+    if template != "chat" and tokenizer.eos_token_id is None:
+      raise TemplateError(f"template {template!r} ends answers with the "
+                          "tokenizer's eos token, and it has none")
+    self.tokenizer = tokenizer
+    self.template = template
+    self.tokens_per_image = tokens_per_image
+    # A copy of our own: threads share it, and nobody else's truncation or
+    # padding settings can reach it.
+    self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    self._backend.no_truncation()
+    self._backend.no_padding()
+    self._jinja = (tokenizer.get_chat_template() if template == "chat"
+                   else PLAIN)
+    self._marked = "{% generation" in self._jinja.replace("{%-", "{%")
+    added = self._backend.encode("", add_special_tokens=True).ids
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    # A chat template writes its own bos.
+    self._bos = {"chat": [], "plain": bos if added[:1] == bos else [],
+                 "caption": bos}[template]
+    self._pad = next((i for i in (tokenizer.pad_token_id,
+                                  tokenizer.eos_token_id) if i is not None), 0)
+
+  def __call__(self, example: Example) -> Rendered:
+    """The example with its labels.
+
+    Raises:
+      BadSample: placeholders and images differ in number, or nothing is
+        supervised.
+      TemplateError: no mask can be found with this template.
+    """
+    self._check(example)
+    messages = example["conversation"]
+    if self.template == "caption":
+      return self._caption(example)
+    text, spans = self._spans(example, messages)
+    rendered = self._tokens(example, text, spans)
+    if not rendered.n_labels:
+      raise BadSample(example["origin"], "no token is supervised: the "
+                      "conversation has no assistant text")
+    return rendered
+
+  def prompt(self, example: Example) -> Rendered:
+    """The example up to where the model is to answer; nothing is supervised.
+
+    An answer at the end of the conversation is left out.
+
+    Raises:
+      BadSample: placeholders and images differ in number.
+    """
+    messages = list(example["conversation"])
+    if messages and messages[-1]["role"] == "assistant":
+      messages.pop()
+    example = {**example, "conversation": messages}
+    self._check(example)
+    text = self._render(messages, generation=True)
+    return self._tokens(example, text, [])
+
+  def _check(self, example: Example) -> None:
+    written = sum(m["content"].count(PLACEHOLDER)
+                  for m in example["conversation"])
+    if written != len(example["images"]):
+      raise BadSample(
+          example["origin"], f"{written} {PLACEHOLDER} placeholder(s) in the "
+          f"conversation for {len(example['images'])} image(s)")
+
+  def _render(self, messages: Sequence[Message], generation: bool) -> str:
+    texts, _ = render_jinja_template(
+        [list(messages)], chat_template=self._jinja,
+        add_generation_prompt=generation, **self.tokenizer.special_tokens_map)
+    return texts[0]
+
+  def _spans(self, example: Example, messages: Sequence[Message],
+             ) -> tuple[str, list[tuple[int, int]]]:
+    """The conversation as one string, and the supervised spans in it."""
+    if self._marked:
+      texts, spans = render_jinja_template(
+          [list(messages)], chat_template=self._jinja,
+          return_assistant_tokens_mask=True,
+          **self.tokenizer.special_tokens_map)
+      return texts[0], [tuple(span) for span in spans[0]]
+    whole = self._render(messages, generation=False)
+    spans = []
+    for turn, message in enumerate(messages):
+      if message["role"] != "assistant":
+        continue
+      if all(m["role"] != "user" for m in messages[:turn]):
+        raise BadSample(example["origin"],
+                        "the conversation begins with the assistant")
+      before = self._render(messages[:turn], generation=True)
+      after = self._render(messages[:turn + 1], generation=False)
+      for part, what in ((before, "with its generation prompt"),
+                         (after, "with its answer")):
+        if not whole.startswith(part):
+          raise TemplateError(
+              f"{example['origin']}: the chat template cannot be masked: "
+              f"rendered up to turn {turn} {what}, the conversation is no "
+              "beginning of the whole conversation. Give the template "
+              "{% generation %} blocks around the answers. They part at: "
+              f"{_parting(whole, part)}")
+      # What a template writes after the end of turn is not the answer's.
+      spans.append((len(before), len(after.rstrip())))
+    return whole, spans
+
+  def _tokens(self, example: Example, text: str,
+              spans: Sequence[tuple[int, int]]) -> Rendered:
+    """Tokens of one string, with the marks that its spans give."""
+    written = text.count(PLACEHOLDER)
+    if written != len(example["images"]):
+      raise TemplateError(f"{example['origin']}: the chat template writes "
+                          f"{written} {PLACEHOLDER} for "
+                          f"{len(example['images'])} image(s)")
+    inside = np.zeros(len(text) + 1, bool)
+    for start, end in spans:
+      inside[start:end] = True
+    begins = {start for start, end in spans if start < end}
+    ids, marks, visual = list(self._bos), [False] * len(self._bos), []
+    visual += [-1] * len(ids)
+    at, slot, size = 0, 0, self.tokens_per_image
+    for piece in text.split(PLACEHOLDER):
+      if slot:
+        ids += [self._pad] * size
+        marks += [False] * size
+        visual += range((slot - 1) * size, slot * size)
+      coded = self._backend.encode(piece, add_special_tokens=False)
+      for token, (start, end) in zip(coded.ids, coded.offsets):
+        crossed = begins.intersection(range(at + start + 1, at + end))
+        if crossed:
+          raise BadSample(
+              example["origin"], "the token "
+              f"{piece[start:end]!r} spans the border of prompt and answer, "
+              "so that the model could never write it; strip the answer's "
+              "leading white space")
+        ids.append(token)
+        marks.append(bool(inside[at + start]))
+      visual += [-1] * len(coded.ids)
+      at += len(piece) + len(PLACEHOLDER)
+      slot += 1
+    return _rendered(ids, marks, visual, example["images"], text)
+
+  def _caption(self, example: Example) -> Rendered:
+    text = " ".join(m["content"] for m in example["conversation"]
+                    if m["role"] == "assistant").replace(PLACEHOLDER, "")
+    text = text.strip()
+    if not text:
+      raise BadSample(example["origin"], "no caption: the conversation has "
+                      "no assistant text")
+    ids = (self._bos
+           + self._backend.encode(text, add_special_tokens=False).ids
+           + [self.tokenizer.eos_token_id])
+    return _rendered(ids, [False] * len(ids), [-1] * len(ids),
+                     example["images"], text)
+
+
+def _rendered(ids: list[int], marks: list[bool], visual: list[int],
+              images: list[Any], text: str) -> Rendered:
+  tokens = np.asarray(ids, np.int32)
+  following = np.asarray(marks[1:] + [False], np.float32)
+  return Rendered(tokens=tokens, targets=np.append(tokens[1:], 0).astype(
+      np.int32), loss_weights=following,
+                  visual=np.asarray(visual, np.int32), images=list(images),
+                  text=text)
+
+
+def _parting(whole: str, part: str) -> str:
+  """Where two strings cease to be equal, for an error message."""
+  same = next((i for i, (a, b) in enumerate(zip(whole, part)) if a != b),
+              min(len(whole), len(part)))
+  return (f"{whole[max(same - 20, 0):same + 20]!r} against "
+          f"{part[max(same - 20, 0):same + 20]!r}")
+
+
+def show(rendered: Rendered, tokenizer: Any) -> str:
+  """A rendered sample for people, one token a line.
+
+    at     a position; visual tokens of one image share a line
+    learn  "*" where the token is supervised
+  """
+  lines = [f"{'at':>9}  learn  token"]
+  marks = np.append(0.0, rendered.loss_weights[:-1])
+  at = 0
+  while at < len(rendered):
+    slot = rendered.visual[at]
+    if slot == -1:
+      token = tokenizer.convert_ids_to_tokens(int(rendered.tokens[at]))
+      lines.append(f"{at:>9}  {'*' if marks[at] else ' ':^5}  {token}")
+      at += 1
+      continue
+    end = at
+    while end < len(rendered) and rendered.visual[end] != -1 and (
+        end == at or rendered.visual[end] == rendered.visual[end - 1] + 1):
+      end += 1
+    lines.append(f"{f'{at}-{end - 1}':>9}  {'':^5}  visual tokens "
+                 f"{slot}-{rendered.visual[end - 1]}")
+    at = end
+  lines.append(f"{len(rendered)} positions, {rendered.n_labels} supervised, "
+               f"{rendered.n_images} image(s)")
+  return "\n".join(lines)
