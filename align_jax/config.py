@@ -1,7 +1,25 @@
-"""The schema of a config. A config file gives an ml_collections ConfigDict."""
+"""The schema of a config, and how a config is found and overridden.
 
+A config file has `get_config(arg="")`, which gives an ml_collections
+ConfigDict (or a plain dict) of the fields below; `align_jax.validate` turns
+it into a `Config`.
+"""
+
+import ast
 import dataclasses
+import importlib.util
+import inspect
+import json
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
+
+from align_jax.errors import ConfigError, InputError
+from align_jax.registry import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,3 +165,182 @@ class Config:
   log_every: int = 10
   save_every: int = 100
   keep: int = 2
+
+
+def config_folders() -> list[Path]:
+  """Where a config's name is looked up, in order, without repeats."""
+  here = Path(__file__).resolve().parent
+  folders = (Path.cwd() / "configs", here.parent / "configs", here / "configs")
+  return list(dict.fromkeys(f for f in folders if f.is_dir()))
+
+
+def config_names() -> list[str]:
+  """Names of all configs that can be found, such as "mini/clip"."""
+  return sorted({
+      path.relative_to(folder).with_suffix("").as_posix()
+      for folder in config_folders() for path in folder.rglob("*.py")
+      if not path.name.startswith("_")})
+
+
+def find_config(name: str) -> Path:
+  """The file of a config given by path or by name.
+
+  Raises:
+    InputError: there is none; the message lists the names there are.
+  """
+  if Path(name).is_file():
+    return Path(name)
+  for folder in config_folders():
+    path = folder / f"{name.removesuffix('.py')}.py"
+    if path.is_file():
+      return path
+  names = config_names()
+  raise InputError(
+      f"no config {name!r}: neither a file nor a name{nearest(name, names)} "
+      f"(known: {', '.join(names) or 'none'})")
+
+
+def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
+  """Reads a config and applies overrides; `validate` comes after.
+
+  Args:
+    spec: "FILE[:arg]" or "NAME[:arg]"; `arg` goes to the file's get_config.
+      A run's own `config.json` is a FILE too.
+    overrides: "a.b=value" each. An item of a list is named by its place,
+      `stages[0].steps=10` (`stages.0.steps` is the same).
+
+  Raises:
+    InputError: no such config, or the file has no get_config.
+    ConfigError: an override that cannot be read.
+  """
+  name, _, argument = spec.partition(":")
+  path = find_config(name)
+  if path.suffix == ".json":
+    config = json.loads(path.read_text(encoding="utf-8"))
+  else:
+    config = _get_config(path)(*([argument] if argument else []))
+  config = plain(config)
+  faults = []
+  for override in overrides:
+    try:
+      _override(config, override)
+    except ValueError as error:
+      faults.append(f"--config.{override}: {error}")
+  if faults:
+    raise ConfigError(spec, faults)
+  return ConfigDict(config)
+
+
+def plain(value: Any) -> Any:
+  """The same config in plain dicts and lists."""
+  if isinstance(value, ConfigDict):
+    return {k: plain(v) for k, v in value.items(preserve_field_references=0)}
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return plain(dataclasses.asdict(value))
+  if isinstance(value, Mapping):
+    return {k: plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(v) for v in value]
+  return value
+
+
+def differences(saved: Any, given: Any, path: str = "") -> list[str]:
+  """Fields in which two plain configs differ, one line each."""
+  if isinstance(saved, dict) and isinstance(given, dict):
+    lines = []
+    for key in sorted(saved.keys() | given.keys()):
+      lines += differences(saved.get(key, "(absent)"),
+                           given.get(key, "(absent)"),
+                           f"{path}.{key}" if path else str(key))
+    return lines
+  if (isinstance(saved, list) and isinstance(given, list)
+      and len(saved) == len(given)):
+    return [line for i, (a, b) in enumerate(zip(saved, given))
+            for line in differences(a, b, f"{path}[{i}]")]
+  return [] if saved == given else [
+      f"{path}: saved {saved!r}, given {given!r}"]
+
+
+def _get_config(path: Path) -> Any:
+  module_spec = importlib.util.spec_from_file_location(
+      f"align_jax_config_{path.stem}", path)
+  if module_spec is None or module_spec.loader is None:
+    raise InputError(f"{path} is not a Python file")
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  get_config = getattr(module, "get_config", None)
+  if get_config is None:
+    raise InputError(f"{path} has no get_config()")
+  takes = inspect.signature(get_config).parameters
+
+  def call(*arguments: str) -> Any:
+    if len(arguments) > len(takes):
+      raise InputError(f"{path}: get_config takes no argument, "
+                       f"got {arguments[0]!r}")
+    return get_config(*arguments)
+
+  return call
+
+
+def _override(config: dict[str, Any], override: str) -> None:
+  """Sets one field in place; unknown fields are left to `validate`."""
+  where, equals, text = override.partition("=")
+  if not equals:
+    raise ValueError("expected FIELD=VALUE")
+  node: Any = config
+  kind: Any = Config
+  steps = _steps(where)
+  for i, step in enumerate(steps):
+    last = i == len(steps) - 1
+    if isinstance(node, list):
+      if not step.lstrip("-").isdigit() or not (
+          -len(node) <= int(step) < len(node)):
+        raise ValueError(f"{step!r} is no place in a list of {len(node)}")
+      key: Any = int(step)
+    elif isinstance(node, dict):
+      key = step
+    else:
+      raise ValueError(f"{'.'.join(steps[:i])} is no group of fields")
+    kind = _inner(kind, step)
+    if last:
+      node[key] = _parse(text, kind)
+    elif isinstance(node, dict):
+      node = node.setdefault(key, {})
+    else:
+      node = node[key]
+
+
+def _steps(where: str) -> list[str]:
+  """Splits "stages[0].train.tower/layers[-1]/*" into its four steps.
+
+  A dict's keys may hold brackets of their own, so only a bracket that ends
+  a step is an index.
+  """
+  steps: list[str] = []
+  for part in where.split("."):
+    match = re.fullmatch(r"([a-z_]+)((?:\[-?\d+\])*)", part)
+    if match is None:
+      steps.append(part)
+    else:
+      steps += [match[1]] + re.findall(r"-?\d+", match[2])
+  return steps
+
+
+def _inner(kind: Any, step: str) -> Any:
+  """The schema's type of a field, an item or an entry; Any if unknown."""
+  if dataclasses.is_dataclass(kind):
+    return typing.get_type_hints(kind).get(step, Any)
+  if typing.get_origin(kind) in (dict, tuple):
+    return typing.get_args(kind)[0 if typing.get_origin(kind) is tuple else 1]
+  return Any
+
+
+def _parse(text: str, kind: Any) -> Any:
+  if kind is str:
+    return text
+  if kind is bool and text.lower() in ("true", "false"):
+    return text.lower() == "true"
+  try:
+    return plain(ast.literal_eval(text))
+  except (ValueError, SyntaxError):
+    return text

@@ -1,0 +1,150 @@
+"""One training step, compiled once a stage.
+
+  batch -> total weights -> A microbatches of gradients -> gate -> update
+
+The objectives' weights are totalled over the global batch before the first
+microbatch, so a sum over microbatches is the gradient of the whole batch's
+loss, however it was split.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from align_jax.parallel.layout import ROWS, Layout
+from align_jax.train.optimizer import Schedule
+from align_jax.train.select import base, merge, unflatten
+from align_jax.train.state import TrainState, shardings_of
+
+Batch = dict[str, Any]
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
+              tx: optax.GradientTransformation, share: Schedule,
+              state: TrainState, layout: Layout, *, accumulate: int = 1,
+              seed: int = 0, name: str = "train_step") -> Step:
+  """The jitted step of a stage.
+
+  Args:
+    model: `model.apply({"params": tree}, batch) -> outputs`.
+    objectives: name -> (objective, its weight in the loss).
+    tx: the optimizer.
+    share: the schedule, for the metrics.
+    state: of the run, for its shardings; it is not changed here.
+    layout: with the run's mesh.
+    accumulate: A, microbatches a step; divides the rows.
+    seed: of the run; random draws are keyed by (seed, step, row, objective).
+    name: of the compiled function, by which compilations are counted.
+
+  Returns:
+    (state, batch) -> (state, metrics). The state is donated. Where the loss
+    or the gradient norm is not finite the state stays as it was, and
+    `metrics["finite"]` is 0.
+  """
+  mesh = layout.mesh
+  where = shardings_of(state)
+
+  def loss_of(trained: dict[str, jax.Array], frozen: dict[str, jax.Array],
+              batch: Batch, rows: jax.Array, step: jax.Array,
+              totals: Metrics) -> tuple[jax.Array, Metrics]:
+    params = unflatten(merge(trained, frozen))
+    outputs = model.apply({"params": params}, batch)
+    means = {}
+    for kind, (objective, _) in objectives.items():
+      rng = row_keys(seed, step, kind, rows)
+      means[kind] = objective(outputs, batch, rng, layout) / totals[kind]
+    return sum(objectives[k][1] * m for k, m in means.items()), means
+
+  def train_step(state: TrainState,
+                 batch: Batch) -> tuple[TrainState, Metrics]:
+    totals = {k: jnp.maximum(o.weight(batch), 1e-6)
+              for k, (o, _) in objectives.items()}
+    count = batch["tokens"].shape[0]
+    micro = jax.tree.map(lambda x: split_rows(x, accumulate, mesh),
+                         {"batch": batch, "rows": jnp.arange(count)})
+    grad_of = jax.value_and_grad(loss_of, has_aux=True)
+
+    def one(carry: Any, part: Any) -> tuple[Any, None]:
+      (loss, means), grads = grad_of(
+          state.trained, state.frozen, part["batch"], part["rows"],
+          state.step, totals)
+      grads = jax.lax.with_sharding_constraint(grads, where.trained)
+      return jax.tree.map(jnp.add, carry, (loss, means, grads)), None
+
+    zero = (jnp.zeros([]), {k: jnp.zeros([]) for k in objectives},
+            jax.tree.map(jnp.zeros_like, state.trained))
+    if accumulate == 1:  # the same sum, without a loop
+      total, _ = one(zero, jax.tree.map(lambda x: x[0], micro))
+    else:
+      total, _ = jax.lax.scan(one, zero, micro)
+    loss, means, grads = total
+
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = tx.update(grads, state.opt_state, state.trained)
+    new = state.replace(step=state.step + 1, opt_state=opt_state,
+                        trained=optax.apply_updates(state.trained, updates))
+    keep = lambda old, new: jnp.where(finite, new, old)
+    state_out = state.replace(
+        step=keep(state.step, new.step),
+        trained=jax.tree.map(keep, state.trained, new.trained),
+        opt_state=jax.tree.map(keep, state.opt_state, new.opt_state))
+    metrics = {"loss": loss, "finite": finite, "grad_norm": norm,
+               "schedule": share(state.step), **counts(batch)}
+    metrics |= {f"objective/{k}": m for k, m in means.items()}
+    metrics |= {f"grad_norm/{k}": n for k, n in module_norms(grads).items()}
+    return state_out, {k: jnp.float32(v) for k, v in metrics.items()}
+
+  train_step.__name__ = train_step.__qualname__ = name
+  rows = NamedSharding(mesh, P(ROWS))
+  return jax.jit(train_step, in_shardings=(where, rows),
+                 out_shardings=(where, NamedSharding(mesh, P())),
+                 donate_argnums=0)
+
+
+def split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+  """[B, ...] -> [parts, B/parts, ...]; part a has the rows a, a+parts, ...
+
+  Rows that lie on one device stay there, since its block of rows holds an
+  equal share of every part.
+  """
+  x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+  return jax.lax.with_sharding_constraint(
+      x, NamedSharding(mesh, P(None, ROWS)))
+
+
+def row_keys(seed: int, step: jax.Array, purpose: str,
+             rows: jax.Array) -> jax.Array:
+  """A random key for each row of the global batch, keys[B]."""
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  key = jax.random.fold_in(key, zlib.crc32(purpose.encode()))
+  return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def counts(batch: Batch) -> Metrics:
+  """What a global batch holds, as f32 scalars."""
+  found = {"tokens": (batch["segment_ids"] != 0).sum()}
+  if "loss_weights" in batch:
+    found["supervised_tokens"] = (batch["loss_weights"] != 0).sum()
+  if "image_segment_ids" in batch:
+    slots = batch["image_segment_ids"]
+    found["images"] = (slots != 0).sum()
+    found["empty_image_slots"] = (
+        1 - found["images"] / slots.size if slots.size else jnp.zeros([]))
+  return found
+
+
+def module_norms(grads: Mapping[str, jax.Array]) -> Metrics:
+  """Gradient norm of each module: the first part of a trainable's key."""
+  modules: dict[str, list[jax.Array]] = {}
+  for key, grad in grads.items():
+    modules.setdefault(base(key).split("/")[0], []).append(grad)
+  return {name: optax.global_norm(leaves) for name, leaves in modules.items()}

@@ -1,0 +1,306 @@
+"""From a ConfigDict to a `Config`; all faults are listed in one error."""
+
+import dataclasses
+import fnmatch
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from align_jax.config import Config, StageConfig, plain
+from align_jax.errors import ConfigError
+from align_jax.registry import Registry, nearest
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.kind": ("vlm", "clip"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.frozen_dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "full", "dots"),
+    "data.template": ("chat", "plain", "caption"),
+    "data.on_bad_sample": ("error", "quarantine"),
+    "stages[].schedule": ("cosine", "linear", "constant"),
+    "stages[].optimizer": ("adamw",),
+}
+
+# The smallest value of a number; below it, the config is at fault.
+LEAST: dict[str, float] = {
+    "data.rows": 1, "data.row_length": 2, "data.images_per_row": 0,
+    "data.labels_per_row": 1, "data.streams": 1, "data.max_pixels": 1,
+    "data.workers": 0, "stages[].steps": 1, "stages[].accumulate": 1,
+    "stages[].warmup": 0, "stages[].weight_decay": 0, "stages[].b1": 0,
+    "stages[].b2": 0, "stages[].clip_norm": 0, "eval.limit": 0,
+    "eval.batch": 1, "eval.max_new_tokens": 1, "seed": 0, "log_every": 1,
+    "save_every": 1, "keep": 1,
+}
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "vlm": ("tower", "connector", "decoder"),
+    "clip": ("tower", "text", "logit_scale", "image_projection_ce",
+             "text_projection_ce"),
+}
+
+# Fields that build.py gives to a connector; the rest are its options.
+_GIVEN = ("parent", "name", "dim_out", "vocab_size", "dtype", "layout")
+
+
+def validate(config: Any, source: str = "the config") -> Config:
+  """Checks a config (ConfigDict, dict or Config) and gives the dataclasses.
+
+  The modules in `imports` are imported first, so that what they register is
+  known.
+
+  Raises:
+    ConfigError: every unknown field, wrong type, unknown name and impossible
+      combination, with the nearest valid name.
+  """
+  values = plain(config)
+  if not isinstance(values, dict):
+    raise ConfigError(source, [f"expected fields, got {_shown(values)}"])
+  faults: list[str] = []
+  imports = values.get("imports")
+  for name in imports if isinstance(imports, list) else ():
+    try:
+      importlib.import_module(str(name))
+    except ImportError as error:
+      faults.append(f"imports: cannot import {name!r} ({error})")
+  built = _build(Config, values, "", faults)
+  faulty = [f.split(": ")[0] for f in faults]
+  for fault in [*_names(built), *_combinations(built)]:
+    where = fault.split(": ")[0]
+    if not any(where == f or where.startswith((f + ".", f + "["))
+               for f in faulty):
+      faults.append(fault)
+  if faults:
+    raise ConfigError(source, faults)
+  return built
+
+
+def check_rows(config: Config, row_shards: int) -> None:
+  """Refuses rows that the mesh cannot share out evenly.
+
+  Args:
+    config: the run's.
+    row_shards: devices along the mesh axes that carry rows.
+
+  Raises:
+    ConfigError: names each stage whose microbatch does not divide.
+  """
+  faults = [
+      f"{where}: a microbatch of {config.data.rows // stage.accumulate} rows "
+      f"(data.rows={config.data.rows} / accumulate={stage.accumulate}) cannot "
+      f"be shared by the {row_shards} devices of mesh axes replica x data x "
+      "fsdp"
+      for where, stage in _stages(config)
+      if config.data.rows // stage.accumulate % row_shards]
+  if faults:
+    raise ConfigError(config.name, faults)
+
+
+def _build(kind: type, values: Any, path: str, faults: list[str]) -> Any:
+  """A dataclass from plain values.
+
+  A faulty field is listed and then stands at its default (or at a harmless
+  value), so that what is right can still be checked together.
+  """
+  if not isinstance(values, dict):
+    faults.append(f"{path}: expected fields, got {_shown(values)}")
+    values = {}
+  fields = {f.name: f for f in dataclasses.fields(kind)}
+  hints = typing.get_type_hints(kind)
+  dot = f"{path}." if path else ""
+  for key in values:
+    if key not in fields:
+      faults.append(f"{dot}{key}: unknown field{nearest(key, fields)}")
+  made = {}
+  for name, field in fields.items():
+    if name in values:
+      made[name] = _value(hints[name], values[name], dot + name, faults)
+    required = (field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING)
+    if required and name not in values:
+      faults.append(f"{dot}{name}: missing")
+    if made.get(name) is None:
+      made.pop(name, None)
+      if required:
+        made[name] = _stand_in(hints[name], dot + name)
+  return kind(**made)
+
+
+def _stand_in(kind: Any, path: str) -> Any:
+  if dataclasses.is_dataclass(kind):
+    return _build(kind, {}, path, [])
+  origin = typing.get_origin(kind)
+  if origin in (dict, tuple):
+    return origin()
+  return re.sub(r"\W", "_", path) if kind is str else 1
+
+
+def _value(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
+  """A field's value in its type; None where it is faulty."""
+  origin = typing.get_origin(kind)
+  if kind is Any:
+    return value
+  if dataclasses.is_dataclass(kind):
+    return _build(kind, value, path, faults)
+  if origin is dict:
+    if not isinstance(value, dict):
+      faults.append(f"{path}: expected entries, got {_shown(value)}")
+      return None
+    inner = typing.get_args(kind)[1]
+    made = {k: _value(inner, v, f"{path}.{k}", faults)
+            for k, v in value.items()}
+    return {k: v for k, v in made.items() if v is not None or inner is Any}
+  if origin is tuple:
+    if not isinstance(value, list):
+      faults.append(f"{path}: expected a list, got {_shown(value)}")
+      return None
+    inner = typing.get_args(kind)[0]
+    made_all = [_value(inner, v, f"{path}[{i}]", faults)
+                for i, v in enumerate(value)]
+    return None if None in made_all else tuple(made_all)
+  if kind is float and type(value) is int:
+    return float(value)
+  if type(value) is not kind:
+    faults.append(f"{path}: expected {kind.__name__}, got {_shown(value)}")
+    return None
+  rule = re.sub(r"\[\d+\]", "[]", path)
+  allowed = CHOICES.get(rule)
+  if allowed is not None and value not in allowed:
+    faults.append(f"{path}: {value!r} is none of {', '.join(allowed)}"
+                  f"{nearest(value, allowed)}")
+    return None
+  least = LEAST.get(rule)
+  if least is not None and not value >= least:
+    faults.append(f"{path}: {value} is below {least:g}")
+    return type(value)(least)
+  return value
+
+
+def _names(config: Config) -> Iterator[str]:
+  """Faults in registered names and in the options given with them."""
+  from align_jax.connectors import CONNECTORS
+  from align_jax.data import SOURCES
+  from align_jax.objectives import OBJECTIVES
+
+  if config.model.kind == "vlm":
+    connector = config.model.connector
+    yield from _registered(CONNECTORS, connector.kind, connector.options,
+                           "model.connector", "kind", _GIVEN)
+  for name, source in config.data.sources.items():
+    yield from _registered(SOURCES, source.kind, source.options,
+                           f"data.sources.{name}", "kind")
+  for where, stage in _stages(config):
+    for name in stage.objectives:
+      yield from _registered(OBJECTIVES, name, {}, f"{where}.objectives")
+  if config.eval.task:
+    from align_jax.evals.tasks import TASKS
+    yield from _registered(TASKS, config.eval.task, config.eval.options,
+                           "eval", "task", None)
+
+
+def _registered(registry: Registry, name: str, options: Mapping[str, Any],
+                where: str, field: str = "",
+                given: Iterable[str] | None = ()) -> Iterator[str]:
+  if name not in registry:
+    yield (f"{where}{'.' + field if field else ''}: unknown {registry.kind} "
+           f"{name!r}{nearest(name, registry.names())} "
+           f"(known: {', '.join(registry.names())})")
+  elif options and given is not None:
+    parameters = inspect.signature(registry.get(name)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+      return
+    allowed = [p for p in parameters if p not in given]
+    for option in options:
+      if option not in allowed:
+        yield (f"{where}.options.{option}: unknown option of {registry.kind} "
+               f"{name!r}{nearest(option, allowed)} "
+               f"(known: {', '.join(allowed) or 'none'})")
+
+
+def _combinations(config: Config) -> Iterator[str]:
+  """Faults that only several fields together make."""
+  data, model = config.data, config.model
+  parts = {"vlm": ("tower", "decoder"), "clip": ("tower", "text")}[model.kind]
+  for part in parts:
+    chosen = getattr(model, part)
+    if not chosen.weights and not chosen.kind:
+      yield f"model.{part}: give weights, or a kind and its config"
+  if not data.sources:
+    yield "data.sources: there is none"
+  if data.labels_per_row > data.row_length:
+    yield (f"data.labels_per_row: {data.labels_per_row} labels cannot lie in "
+           f"a row of {data.row_length} tokens")
+  if data.rows % data.streams:
+    yield (f"data.streams: {data.streams} streams cannot fill {data.rows} "
+           "rows evenly")
+  fixed = [axis for axis in ("replica", "data", "fsdp", "tensor", "context")
+           if getattr(config.mesh, axis) == -1]
+  if len(fixed) > 1:
+    yield f"mesh: only one axis may be -1, here {' and '.join(fixed)} are"
+  for field in dataclasses.fields(config.mesh):
+    size = getattr(config.mesh, field.name)
+    if size < 1 and size != -1:
+      yield f"mesh.{field.name}: {size} is neither -1 nor at least 1"
+  if not config.stages:
+    yield "stages: there is none"
+  seen: dict[str, str] = {}
+  for where, stage in _stages(config):
+    if stage.name in seen:
+      yield f"{where}.name: {stage.name!r} is taken by {seen[stage.name]}"
+    seen.setdefault(stage.name, where)
+    yield from _stage(config, where, stage)
+
+
+def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
+  from align_jax.objectives import OBJECTIVES
+
+  if not re.fullmatch(r"[A-Za-z0-9_-]+", stage.name):
+    yield (f"{where}.name: {stage.name!r} is not made of letters, digits, "
+           "- and _")
+  if not stage.train:
+    yield f"{where}.train: names no parameter"
+  modules = MODULES[config.model.kind]
+  for pattern, rate in stage.train.items():
+    first = pattern.split("/")[0]
+    if not any(fnmatch.fnmatchcase(m, first) for m in modules):
+      yield (f"{where}.train.{pattern}: a {config.model.kind} model has no "
+             f"{first!r}{nearest(first, modules)} "
+             f"(it has {', '.join(modules)})")
+    if not rate > 0:
+      yield f"{where}.train.{pattern}: learning rate {rate:g} is not above 0"
+  for name in stage.data:
+    if name not in config.data.sources:
+      yield (f"{where}.data.{name}: no such source in data.sources"
+             f"{nearest(name, config.data.sources)}")
+  for name, share in stage.data.items():
+    if not share > 0:
+      yield f"{where}.data.{name}: mixture weight {share:g} is not above 0"
+  if not stage.objectives:
+    yield f"{where}.objectives: there is none"
+  if config.data.rows % stage.accumulate:
+    yield (f"{where}.accumulate: {config.data.rows} rows do not split into "
+           f"{stage.accumulate} equal microbatches")
+  for name in stage.objectives:
+    if name in OBJECTIVES and stage.accumulate > 1 and getattr(
+        OBJECTIVES.get(name), "coupled", False):
+      yield (f"{where}.accumulate: objective {name!r} couples the samples of "
+             "a batch, so a batch cannot be split; set accumulate to 1")
+  if stage.warmup >= 1 and stage.warmup > stage.steps:
+    yield (f"{where}.warmup: {stage.warmup:g} steps of warm-up in a stage of "
+           f"{stage.steps}")
+  for field in ("b1", "b2"):
+    if getattr(stage, field) >= 1:
+      yield f"{where}.{field}: {getattr(stage, field):g} is not below 1"
+
+
+def _stages(config: Config) -> Iterator[tuple[str, StageConfig]]:
+  for i, stage in enumerate(config.stages):
+    yield f"stages[{i}]", stage
+
+
+def _shown(value: Any) -> str:
+  text = repr(value)
+  return f"{text if len(text) < 60 else text[:57] + '...'} " \
+         f"({type(value).__name__})"
