@@ -1,9 +1,8 @@
 """What can be scored without looking at the picture."""
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-
-import numpy as np
 
 
 def majority_answer(answers: Sequence[str]) -> str:
@@ -27,28 +26,33 @@ def question_prior(questions: Sequence[str],
           for q, c in counts.items()}
 
 
-def exchange(facts: Sequence[dict[str, str]], seed: int = 0) -> np.ndarray:
+def exchange(facts: Sequence[dict[str, frozenset[str]]],
+             seed: int = 0) -> list[int]:
   """For each image another one that differs from it in every fact.
 
   Args:
-    facts: what each image shows, such as {"shape": .., "color": ..}.
+    facts: what each image may show, such as {"shape": {"circle"}, "color":
+      {"red", "teal"}}; several values where the data leave it open.
     seed: of the choice.
 
   Returns:
-    i64[images], the index of the image to show instead.
+    The index of the image to show instead, for each image.
 
   Raises:
-    ValueError: an image has no such partner.
+    ValueError: an image has no partner that surely differs.
   """
-  rng = np.random.default_rng(seed)
-  names = sorted(facts[0]) if facts else []
-  kinds = np.array([[f[name] for name in names] for f in facts])
-  partners = np.empty(len(facts), np.int64)
-  for i, kind in enumerate(kinds):
-    others = np.flatnonzero((kinds != kind).all(axis=1))
-    if not others.size:
+  rng = random.Random(f"exchange/{seed}")
+  every = {k: frozenset().union(*(f[k] for f in facts)) for k in facts[0]}
+  partners = []
+  for i, mine in enumerate(facts):
+    others = [j for j, other in enumerate(facts)
+              if all(mine[k].isdisjoint(other[k])
+                     or (len(mine[k]) > 1 and mine[k] == every[k])
+                     for k in mine)]
+    if not others:
+      shown = {k: "/".join(sorted(v)) for k, v in mine.items()}
       raise ValueError(
-          f"image {i} ({facts[i]}) has no partner that differs in "
-          f"{' and '.join(names)}; take more images")
-    partners[i] = rng.choice(others)
+          f"image {i} ({shown}) has no partner that differs in "
+          f"{' and '.join(mine)}; take more images")
+    partners.append(rng.choice(others))
   return partners
