@@ -20,6 +20,7 @@ A batch, all of numpy, B rows of this process:
 """
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,12 @@ def open_source(name: str, config: SourceConfig) -> Source:
     ValueError: unknown kind, or options that the source does not take.
   """
   try:
-    return SOURCES.get(config.kind)(**config.options)
+    kind = SOURCES.get(config.kind)
+    inspect.signature(kind).bind(**config.options)
   except (KeyError, TypeError) as error:
-    reason = error.args[0] if error.args else error
-    raise InputError(f"data.sources.{name}: {reason}") from error
+    raise InputError(f"data.sources.{name} ({config.kind}): "
+                     f"{error.args[0]}") from error
+  return kind(**config.options)
 
 
 class Pipeline:

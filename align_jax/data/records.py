@@ -94,7 +94,7 @@ def _array(path: Path) -> Iterator[Span]:
             raise InputError(f"{path}: {sign.decode()!r} at byte "
                              f"{base + mark.start()} closes nothing")
       else:
-        done = len(text)
+        done = done if depth == 1 else len(text)
       line += text.count(b"\n", counted, done)
       base += done
       text = text[done:]

@@ -286,6 +286,7 @@ def show(rendered: Rendered, tokenizer: Any) -> str:
     slot = rendered.visual[at]
     if slot == -1:
       token = tokenizer.convert_ids_to_tokens(int(rendered.tokens[at]))
+      token = token.replace("\n", "\\n")
       lines.append(f"{at:>9}  {'*' if marks[at] else ' ':^5}  {token}")
       at += 1
       continue

@@ -19,6 +19,9 @@ from align_jax.data.easy_vqa.facts import derive
 
 SIZE = 64
 
+MISSING = ("easy-VQA's images and questions come in the package easy-vqa, "
+           "which is not installed: pip install 'align-jax[quickstart]'")
+
 
 class Builder(tfds.core.GeneratorBasedBuilder):
   """4,000 training and 1,000 test images with 48,248 questions."""
@@ -48,9 +51,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     try:
       import easy_vqa
     except ImportError as error:
-      raise ImportError(
-          "the easy-VQA data come in the package easy-vqa: "
-          "pip install easy-vqa  (or align-jax[quickstart])") from error
+      raise ImportError(MISSING) from error
     return {
         "train": self._generate_examples(easy_vqa.get_train_questions(),
                                          easy_vqa.get_train_image_paths()),

@@ -1,5 +1,6 @@
 """easy-VQA as a source of examples, and as test items."""
 
+import importlib.util
 import logging
 import os
 import random
@@ -32,7 +33,7 @@ def prepare(data_dir: str | Path = "") -> Any:
   which start together do not meet.
 
   Raises:
-    ImportError: the files must be written and easy-vqa is not installed.
+    InputError: the files must be written and easy-vqa is not installed.
   """
   from align_jax.data.easy_vqa import easy_vqa_dataset_builder
   folder = Path(data_dir or default_data_dir()).expanduser()
@@ -41,6 +42,8 @@ def prepare(data_dir: str | Path = "") -> Any:
   target = Path(builder.data_dir)
   if (target / "dataset_info.json").exists():
     return builder
+  if importlib.util.find_spec("easy_vqa") is None:
+    raise InputError(easy_vqa_dataset_builder.MISSING)
   target.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
     fresh = make(data_dir=scratch)

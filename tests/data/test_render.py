@@ -1,0 +1,195 @@
+"""Masks: golden files to read, and what must hold for any conversation."""
+
+import numpy as np
+import pytest
+
+from align_jax.data import BadSample
+from align_jax.data.render import Renderer, TemplateError, show
+from tests.data.samples import CHATML, check_golden, example, word_tokenizer
+
+CASES = {
+    "text_only": example("what color is the shape?", "blue"),
+    "one_image": example("<image>\nwhat color is the shape?", "blue",
+                         images=1),
+    "two_images_two_turns": example(
+        "<image> and <image>\ncompare them", "both are red",
+        "is there a circle?", "no", images=2),
+    "image_in_answer": example("say it", "image: <image> again", images=1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_chat_masks(name, renderer, tokenizer):
+  check_golden(f"chat_{name}.txt", show(renderer(CASES[name]), tokenizer))
+
+
+def test_prompt(renderer, tokenizer):
+  case = CASES["two_images_two_turns"]
+  check_golden("chat_prompt.txt", show(renderer.prompt(case), tokenizer))
+
+
+def test_system_message(renderer, tokenizer):
+  case = example("what color?", "blue")
+  case["conversation"].insert(0, {"role": "system", "content": "say yes"})
+  check_golden("chat_system.txt", show(renderer(case), tokenizer))
+
+
+def test_plain_masks(tokenizer):
+  renderer = Renderer(tokenizer, "plain", 4)
+  case = CASES["two_images_two_turns"]
+  check_golden("plain.txt", show(renderer(case), tokenizer))
+
+
+def test_caption(tokenizer):
+  renderer = Renderer(tokenizer, "caption", 4)
+  case = example("<image>", "a blue circle", images=1)
+  rendered = renderer(case)
+  check_golden("caption.txt", show(rendered, tokenizer))
+  assert rendered.n_images == 1 and not rendered.loss_weights.any()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_targets_follow_tokens(name, renderer):
+  r = renderer(CASES[name])
+  np.testing.assert_array_equal(r.targets[:-1], r.tokens[1:])
+  assert r.targets.dtype == r.tokens.dtype == r.visual.dtype == np.int32
+  assert r.loss_weights.dtype == np.float32
+  assert r.loss_weights[-1] == 0
+  # A visual position is never a target.
+  assert not r.loss_weights[:-1][r.visual[1:] >= 0].any()
+
+
+@pytest.mark.parametrize("name", ["text_only", "one_image",
+                                  "two_images_two_turns"])
+def test_supervised_text_is_the_answers(name, renderer, tokenizer):
+  case = CASES[name]
+  r = renderer(case)
+  said = tokenizer.decode(r.targets[r.loss_weights > 0])
+  assert said == "".join(m["content"] + "<|im_end|>"
+                         for m in case["conversation"]
+                         if m["role"] == "assistant")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_prompt_begins_its_training_sample(name, template, tokenizer):
+  renderer = Renderer(tokenizer, template, 4)
+  case = CASES[name]
+  whole = renderer(case)
+  for turn, message in enumerate(case["conversation"]):
+    if message["role"] != "assistant":
+      continue
+    conversation = case["conversation"][:turn]
+    asked = sum(m["content"].count("<image>") for m in conversation)
+    prompt = renderer.prompt({**case, "conversation": conversation,
+                              "images": case["images"][:asked]})
+    n = len(prompt)
+    np.testing.assert_array_equal(prompt.tokens, whole.tokens[:n])
+    np.testing.assert_array_equal(prompt.visual, whole.visual[:n])
+    assert whole.loss_weights[n - 1] == 1  # the next token is the answer's
+
+
+def test_generation_blocks_give_the_same_mask(renderer, tokenizer):
+  body = "message['content'] + '<|im_end|>'"
+  marked = CHATML.replace(
+      "'\n' + " + body + " + '\n' }}",
+      "'\n' }}{% if message['role'] == 'assistant' %}{% generation %}{{ "
+      + body + " }}{% endgeneration %}{% else %}{{ " + body
+      + " }}{% endif %}{{ '\n' }}")
+  other = Renderer(word_tokenizer(marked), "chat", 4)
+  assert other._marked
+  for case in CASES.values():
+    a, b = renderer(case), other(case)
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_array_equal(a.loss_weights, b.loss_weights)
+
+
+def test_a_template_without_generation_prompt_is_refused():
+  # Earlier answers vanish, as some templates do with earlier thoughts.
+  template = ("{% for m in messages %}{% if m.role == 'user' or loop.last %}"
+              "{{ m.content + '\n' }}{% endif %}{% endfor %}")
+  renderer = Renderer(word_tokenizer(template), "chat", 4)
+  renderer(example("what color", "blue"))
+  with pytest.raises(TemplateError, match=r"generation %} blocks"):
+    renderer(example("what color", "blue", "what shape", "circle"))
+
+
+def test_trailing_newline_is_not_supervised(renderer, tokenizer):
+  r = renderer(CASES["text_only"])
+  newline = tokenizer.convert_tokens_to_ids("\n")
+  assert r.tokens[-1] == newline
+  assert newline not in r.targets[r.loss_weights > 0]
+
+
+def test_tokens_of_the_image_token_are_the_same(tokenizer):
+  """A tokenizer that has an `<image>` token cuts the text at it as we do."""
+  case = CASES["two_images_two_turns"]
+  with_token = word_tokenizer()
+  with_token.add_special_tokens({"additional_special_tokens": ["<image>"]})
+  whole = with_token.apply_chat_template(case["conversation"],
+                                         return_dict=False)
+  image = with_token.convert_tokens_to_ids("<image>")
+  ours = Renderer(with_token, "chat", 1)(case)
+  theirs = np.asarray(whole)
+  np.testing.assert_array_equal(ours.visual >= 0, theirs == image)
+  np.testing.assert_array_equal(ours.tokens[ours.visual < 0],
+                                theirs[theirs != image])
+
+
+@pytest.mark.parametrize("images", [0, 2])
+def test_placeholders_and_images_must_agree(images, renderer):
+  case = {**CASES["one_image"], "images": [b""] * images}
+  with pytest.raises(BadSample, match=f"1 <image> .* for {images} image"):
+    renderer(case)
+  with pytest.raises(BadSample):
+    renderer.prompt(case)
+
+
+def test_no_supervised_token(renderer):
+  with pytest.raises(BadSample, match="memory:0: no token is supervised"):
+    renderer(example("what color?"))
+
+
+def test_conversation_that_begins_with_the_assistant(renderer):
+  case = example("what color?", "blue")
+  case["conversation"] = case["conversation"][1:]
+  with pytest.raises(BadSample, match="begins with the assistant"):
+    renderer(case)
+
+
+def test_a_token_across_the_border_is_refused():
+  """With "assistant:" and an answer that begins inside a token."""
+  template = ("{% for m in messages %}{{ m.content }}{% endfor %}")
+  renderer = Renderer(word_tokenizer(template), "chat", 4)
+  with pytest.raises(BadSample, match="spans the border"):
+    renderer(example("what co", "lor"))
+
+
+def test_settings_of_the_tokenizer_do_not_reach_the_renderer():
+  tokenizer = word_tokenizer()
+  tokenizer.backend_tokenizer.enable_truncation(3)
+  tokenizer.backend_tokenizer.enable_padding(length=50)
+  rendered = Renderer(tokenizer, "chat", 4)(CASES["text_only"])
+  expected = Renderer(word_tokenizer(), "chat", 4)(CASES["text_only"])
+  np.testing.assert_array_equal(rendered.tokens, expected.tokens)
+
+
+def test_faults_of_the_set_up():
+  with pytest.raises(ValueError, match="did you mean 'chat'"):
+    Renderer(word_tokenizer(), "chatt", 4)
+  with pytest.raises(TemplateError, match="set data.template to 'plain'"):
+    Renderer(word_tokenizer(None), "chat", 4)
+  with pytest.raises(TemplateError, match="eos"):
+    Renderer(word_tokenizer(None, eos_token=None), "plain", 4)
+
+
+def test_plain_bos_only_where_the_tokenizer_adds_one():
+  from tokenizers.processors import TemplateProcessing
+  tokenizer = word_tokenizer(None)
+  without = Renderer(tokenizer, "plain", 4)(CASES["text_only"])
+  bos = tokenizer.bos_token_id
+  tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+      single="<|im_start|> $A", special_tokens=[("<|im_start|>", bos)])
+  added = Renderer(tokenizer, "plain", 4)(CASES["text_only"])
+  assert added.tokens[0] == bos and added.loss_weights[0] == 0
+  np.testing.assert_array_equal(added.tokens[1:], without.tokens)
