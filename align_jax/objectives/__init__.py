@@ -1,10 +1,10 @@
 """Objectives: what a stage trains for.
 
-An objective is a class without arguments, and an instance of it has
+An objective is a class, made with the run's `Config`:
 
-  coupled                       whether one sample's loss depends on others of
-                                the batch; such a loss is never split into
-                                microbatches
+  coupled                       class attribute: whether one sample's loss
+                                depends on others of the batch; such a loss
+                                is never split into microbatches
   weight(batch) -> f32[]        how much this batch counts, from it alone
   (outputs, batch, rng, layout) -> f32[]    the sum, never a mean
 

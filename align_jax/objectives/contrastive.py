@@ -17,6 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from align_jax.config import Config
 from align_jax.parallel.layout import Layout
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -39,6 +40,9 @@ class Contrastive:
   """
 
   coupled = True
+
+  def __init__(self, config: Config | None = None):
+    del config  # has no options
 
   def weight(self, batch: dict[str, jax.Array]) -> jax.Array:
     """f32[]: the rows that take part."""

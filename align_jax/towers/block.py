@@ -1,4 +1,4 @@
-"""The transformer block that image and text towers share, and its norm.
+"""The transformer block that image and text towers share.
 
 Pre-norm, with biases everywhere, as in CLIP (Radford et al. 2021, 2103.00020,
 after ViT 2010.11929) and SigLIP (2303.15343); what differs between towers is
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.ops.attention import attention
+from align_jax.ops.norms import layer_norm
 from align_jax.parallel.layout import Layout
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -21,16 +22,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
-
-
-def layer_norm(x: jax.Array, scale_c: jax.Array, bias_c: jax.Array,
-               eps: float) -> jax.Array:
-  """LayerNorm over the last axis, statistics in f32, result in x's dtype."""
-  y = x.astype(jnp.float32)
-  y = y - y.mean(-1, keepdims=True)
-  y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
-  y = y * scale_c.astype(jnp.float32) + bias_c.astype(jnp.float32)
-  return y.astype(x.dtype)
 
 
 class Block(nn.Module):

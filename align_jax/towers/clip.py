@@ -1,5 +1,6 @@
 """CLIP whole: two towers, two projections, one temperature (2103.00020)."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,18 @@ from align_jax.parallel.layout import Layout
 from align_jax.towers.pixels import normalise
 from align_jax.towers.text import TextConfig, TextTower
 from align_jax.towers.vit import ViTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DualConfig:
+  """Both towers, and the width that their embeddings share."""
+  tower: ViTConfig
+  text: TextConfig
+  embed_width: int
+
+  def make(self, **fields: Any) -> "DualEncoder":
+    """The module; `fields` are dtype, remat and layout."""
+    return DualEncoder(self.tower, self.text, self.embed_width, **fields)
 
 
 class DualEncoder(nn.Module):

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from align_jax.ops.norms import layer_norm
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import Layout
 from align_jax.registry import nearest
-from align_jax.towers.block import ACTIVATIONS, Block, layer_norm
+from align_jax.towers.block import ACTIVATIONS, Block
 
 
 @dataclasses.dataclass(frozen=True)

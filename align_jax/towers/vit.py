@@ -25,10 +25,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from align_jax.ops.norms import layer_norm
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import AXES, Layout
 from align_jax.registry import nearest
-from align_jax.towers.block import ACTIVATIONS, Block, layer_norm
+from align_jax.towers.block import ACTIVATIONS, Block
 
 POST_NORMS = ("none", "pooled", "features")
 
