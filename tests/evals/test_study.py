@@ -1,0 +1,196 @@
+"""Studies: cells resume, rules decide, tables follow from the results."""
+
+import json
+import shutil
+
+import pytest
+
+from align_jax.errors import InputError
+from align_jax.evals import contrast, study, tables
+from align_jax.evals.study import Cell, Column, Study
+
+
+def _study(seeds=(0, 1, 2), **kw) -> Study:
+  cells = {f"{arm}-{seed}": Cell(arm, f"quickstart:connector={arm}", seed,
+                                 {"stages[0].steps": 4},
+                                 {"limit": 9, "noise": [0.5, 1.0]})
+           for arm in ("mlp", "align") for seed in seeds}
+  return Study(
+      name="toy", question="which?", primary=("align", "mlp"), cells=cells,
+      columns=(Column("Steps", "train/steps", "count"),
+               Column("Accuracy", "accuracy", "percent", "ci95"),
+               Column("Noise 0.5", "noise/0.5")),
+      notes=("Made-up data.",), **kw)
+
+
+class _Runner:
+  """Answers command lines as `align-jax` would, without running anything."""
+
+  def __init__(self, tmp_path, accuracy):
+    self.calls, self.accuracy, self.tmp_path = [], accuracy, tmp_path
+
+  def __call__(self, command: list[str]) -> str:
+    self.calls.append(command)
+    if command[1] == "train":
+      return "trained\n"
+    arm, seed = command[2].split("/")[-2].split("-")
+    accuracy = self.accuracy(arm, int(seed))
+    samples = self.tmp_path / f"{arm}-{seed}.jsonl"
+    right = round(accuracy * 200)
+    samples.write_text("".join(
+        json.dumps({"image": i // 2, "right": i < right}) + "\n"
+        for i in range(200)))
+    return json.dumps({
+        "accuracy": accuracy, "ci95": [accuracy - .05, accuracy + .05],
+        "question_prior_accuracy": 0.5, "noise": {"0.5": accuracy - 0.1},
+        "train": {"steps": 1250}, "commit": "c0ffee", "device": "cpu",
+        "versions": {"jax": "0"}, "samples": str(samples)})
+
+
+def _run(tmp_path, accuracy, seeds=(0, 1, 2), cells="*", **kw):
+  runner = _Runner(tmp_path, accuracy)
+  results = study.run_study(_study(seeds, **kw), tmp_path / "work",
+                            tmp_path / "results", cells,
+                            "align-jax study toy.py", runner)
+  return results, runner
+
+
+def test_commands_are_what_a_person_would_type(tmp_path):
+  train, evaluate = study.commands(_study().cells["mlp-1"], tmp_path)
+  assert " ".join(train) == (
+      "align-jax train --config quickstart:connector=mlp --workdir "
+      f"{tmp_path} --config.seed=1 --config.stages[0].steps=4")
+  assert " ".join(evaluate) == (
+      f"align-jax evaluate {tmp_path} --json --limit 9 --noise 0.5 "
+      "--noise 1.0")
+
+
+def test_a_difference(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: (
+      0.8 if arm == "align" else 0.7) + 0.01 * seed * (arm == "mlp"))
+  got = results["contrast"]
+  assert got["counts"] and got["seeds"] == [0, 1, 2]
+  assert got["difference"] == pytest.approx(0.09)
+  assert got["verdict"].startswith(
+      "align is better than mlp: align less mlp is 9.0 points, t-interval "
+      "over 3 seeds [6.5, 11.5]")
+  assert got["images95"][0] < 0.09 < got["images95"][1]
+
+
+def test_no_difference_seen(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: 0.8 + 0.01 * (
+      seed if arm == "align" else 2 - seed))
+  verdict = results["contrast"]["verdict"]
+  assert verdict.startswith("no difference seen between align and mlp")
+  assert "would have been seen four times in five" in verdict
+
+
+@pytest.mark.parametrize("accuracy, reason", [
+    (lambda arm, seed: 0.6, "no arm stands 15 points above"),
+    (lambda arm, seed: 0.99 if arm == "mlp" else 0.8, "mlp is above 97 %"),
+])
+def test_inconclusive(tmp_path, accuracy, reason: str):
+  results, _ = _run(tmp_path, accuracy)
+  assert not results["contrast"]["counts"]
+  assert results["contrast"]["verdict"].startswith("inconclusive: ")
+  assert reason in results["contrast"]["verdict"]
+
+
+def test_one_seed_claims_nothing_about_seeds(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: (
+      0.8 if arm == "align" else 0.7), seeds=(0,))
+  assert results["contrast"]["verdict"].startswith(
+      "one seed: align less mlp is 10.0 points; redrawing images")
+  assert results["contrast"]["verdict"].endswith("unknown")
+  assert results["contrast"]["t95"] is None
+
+
+def test_cells_resume_one_by_one(tmp_path):
+  accuracy = lambda arm, seed: 0.8 if arm == "align" else 0.7
+  results, runner = _run(tmp_path, accuracy, cells="mlp-*")
+  assert len(runner.calls) == 6
+  assert set(results["cells"]) == {"mlp-0", "mlp-1", "mlp-2"}
+  assert results["contrast"]["verdict"].startswith("unfinished")
+  # Killed between two cells: what is done is not done again.
+  (tmp_path / "work" / "cells" / "mlp-1" / "cell.json").unlink()
+  results, runner = _run(tmp_path, accuracy)
+  assert [c[1] for c in runner.calls] == ["train", "evaluate"] * 4
+  assert list(results["cells"]) == list(_study().cells)
+  # Results made elsewhere stay, without their runs.
+  shutil.rmtree(tmp_path / "work")
+  results, runner = _run(tmp_path, accuracy, cells="mlp-0")
+  assert len(runner.calls) == 2 and len(results["cells"]) == 6
+
+
+def test_unfinished_names_what_is_missing(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: 0.8, cells="*-0")
+  assert results["contrast"]["verdict"] == (
+      "unfinished: mlp-1, mlp-2, align-1, align-2 not run")
+
+
+def test_a_changed_cell_is_refused(tmp_path):
+  _run(tmp_path, lambda arm, seed: 0.8, seeds=(0,))
+  changed = _study((0,))
+  changed.cells["mlp-0"].overrides["stages[0].steps"] = 5
+  with pytest.raises(InputError, match="mlp-0 was run with other settings"):
+    study.run_study(changed, tmp_path / "work", tmp_path / "results",
+                    runner=_Runner(tmp_path, lambda *_: 0.8))
+
+
+def test_faults_of_a_study_are_listed_together():
+  with pytest.raises(InputError) as error:
+    Study("bad", "?", ("align", "mlp"),
+          {"a b": Cell("mlp", "c"), "c": Cell("mlp", "c"),
+           "d": Cell("align", "c", exploratory=True)}, ())
+  assert str(error.value) == (
+      "study 'bad': primary arm 'align' has no cell that is not exploratory; "
+      "cell name 'a b' is no plain file name; "
+      "cells 'a b' and 'c' are the same arm and seed")
+
+
+def test_no_such_cells_or_file(tmp_path):
+  with pytest.raises(InputError, match="no cell of toy matches 'x'"):
+    _run(tmp_path, lambda *_: 1, cells="x")
+  with pytest.raises(InputError, match="no study file"):
+    study.load_study(tmp_path / "none.py")
+  (tmp_path / "empty.py").write_text("")
+  with pytest.raises(InputError, match=r"has no get_study\(\)"):
+    study.load_study(tmp_path / "empty.py")
+
+
+def test_table(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: (
+      0.8 if arm == "align" else 0.7) + 0.01 * seed)
+  lines = tables.table(results).splitlines()
+  assert lines[:4] == [
+      "| connector | Steps | Accuracy | Noise 0.5 |",
+      "| --- | ---: | ---: | ---: |",
+      "| mlp | 1,250 | 71.0 ± 2.5 % | 61.0 ± 2.5 % |",
+      "| align | 1,250 | 81.0 ± 2.5 % | 71.0 ± 2.5 % |"]
+  text = "\n".join(lines)
+  assert "not comparable with the paper's numbers" in text
+  assert "Seeds 0, 1, 2; cpu; commit c0ffee." in text
+  assert "Command: `align-jax study toy.py`." in text
+
+
+def test_one_seed_shows_the_interval_over_images(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: 0.8, seeds=(0,))
+  assert "| 80.0 % [75.0, 85.0] |" in tables.table(results)
+
+
+def test_readme_is_filled_and_checked(tmp_path):
+  _run(tmp_path, lambda arm, seed: 0.8)
+  readme = "# A\n<!-- results: toy -->\nby hand\n<!-- end -->\nmore\n"
+  assert tables.differing(readme, tmp_path / "results") == ["toy"]
+  filled = tables.fill(readme, tmp_path / "results")
+  assert filled.startswith("# A\n<!-- results: toy -->\n| connector |")
+  assert filled.endswith("<!-- end -->\nmore\n")
+  assert tables.differing(filled, tmp_path / "results") == []
+  with pytest.raises(InputError, match="run its study first"):
+    tables.fill(readme.replace("toy", "other"), tmp_path / "results")
+
+
+def test_interval_over_images_needs_the_same_images(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: 0.8)
+  results["cells"]["mlp-0"]["by_image"]["image"][0] = 999
+  assert contrast.contrast(results)["images95"] is None
