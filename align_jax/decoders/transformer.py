@@ -22,6 +22,7 @@ from flax import struct
 
 from align_jax.ops.attention import attention
 from align_jax.ops.embed_lookup import embed_lookup
+from align_jax.ops.norms import rms_norm
 from align_jax.ops.rope import Llama3Scaling, rope_tables, rotate
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import Layout
@@ -79,6 +80,10 @@ class DecoderConfig:
     if faults:
       raise ValueError("; ".join(faults))
 
+  def make(self, **fields: Any) -> "Decoder":
+    """The module; `fields` are those of `Decoder` beside its config."""
+    return Decoder(self, **fields)
+
 
 @struct.dataclass
 class KVCache:
@@ -115,13 +120,6 @@ def init_cache(
   holes = jnp.zeros((batch, length), jnp.int32)
   return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype),
                  holes, holes, jnp.zeros((), jnp.int32))
-
-
-def rms_norm(x: jax.Array, scale_d: jax.Array, eps: float) -> jax.Array:
-  """x f[...,D] over its root mean square, in f32; given back in x's dtype."""
-  y = x.astype(jnp.float32)
-  y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
-  return y.astype(x.dtype) * scale_d.astype(x.dtype)
 
 
 def _matrix(inputs: int) -> nn.initializers.Initializer:

@@ -7,6 +7,8 @@ known to be harmless; any other that is switched on is refused by name.
 
 from typing import Any
 
+from align_jax.errors import InputError
+
 # What transformers writes into any config, and what only training, generation
 # or bookkeeping reads.
 _HARMLESS = frozenset("""
@@ -20,13 +22,14 @@ _HARMLESS = frozenset("""
   encoder_no_repeat_ngram_size num_return_sequences chunk_size_feed_forward
   remove_invalid_values exponential_decay_length_penalty suppress_tokens
   begin_suppress_tokens bad_words_ids output_scores return_dict_in_generate
-  pruned_heads cross_attention_hidden_size tie_encoder_decoder task_specific_params prefix
+  pruned_heads cross_attention_hidden_size tie_encoder_decoder
+  task_specific_params prefix
   tokenizer_class initializer_range initializer_factor attention_dropout
   hidden_dropout dropout classifier_dropout
 """.split())
 
 
-class ForeignConfigError(ValueError):
+class ForeignConfigError(InputError):
   """A config.json with fields that are not understood; lists all of them."""
 
 

@@ -70,7 +70,7 @@ FAMILIES = Registry("model_type", {
 })
 
 
-def prefixed(rules: Rules, ours: str, theirs: str) -> dict[str, tuple[str, str]]:
+def prefixed(rules: Rules, ours: str, theirs: str) -> Rules:
   """The rules of a part, moved below these prefixes."""
   return {ours + path: (theirs + key, transform)
           for path, (key, transform) in rules.items()}

@@ -1,5 +1,6 @@
 """Llama, as transformers' LlamaForCausalLM and as llama.cpp's GGUF."""
 
+import dataclasses
 from typing import Any
 
 from align_jax.decoders.transformer import DecoderConfig
@@ -152,3 +153,6 @@ LLAMA = Family(
     # Written by some versions; a tied head is written by some, too.
     ignored=(r"rotary_emb\.inv_freq$", r"^lm_head\.weight$"),
 )
+
+LLAMA_GGUF = dataclasses.replace(
+    LLAMA, rules=GGUF_RULES, rename=(), ignored=())

@@ -1,0 +1,197 @@
+"""The engine between a foreign checkpoint and a tree of parameters.
+
+Reading asks the file for the slices that each device owns, and for nothing
+else; stacked layers are filled layer by layer. It is strict: what is missing,
+unexpected or of another shape is listed in one error.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax.errors import InputError
+from align_jax.hub.keymaps import Family
+from align_jax.hub.transform import Transform
+from align_jax.registry import nearest
+
+
+class Reader(Protocol):
+  """An open checkpoint, whatever its format."""
+
+  def keys(self) -> Iterable[str]: ...
+  def shape(self, key: str) -> tuple[int, ...]: ...
+  def dtype(self, key: str) -> np.dtype | None: ...
+  def read(self, key: str, index: tuple[slice, ...]) -> np.ndarray: ...
+  def origin(self, key: str) -> str: ...
+
+
+def canonical_keys(keys: Iterable[str], family: Family) -> dict[str, str]:
+  """A family's own keys -> those in the file, over its versions."""
+  found: dict[str, str] = {}
+  for key in keys:
+    name = key
+    for pattern, replacement in family.rename:
+      name = re.sub(pattern, replacement, name)
+    found[name] = key
+  for part in family.parts.values():
+    if part.prefix:
+      inside = {n.removeprefix(part.prefix): key for n, key in found.items()
+                if n.startswith(part.prefix)}
+      found = {n: k for n, k in found.items() if k not in inside.values()}
+      found |= {part.prefix + n: inside[k]
+                for n, k in canonical_keys(inside, part.family).items()}
+  return found
+
+
+def part_keys(keys: Iterable[str], family: Family, part: str) -> dict[str, str]:
+  """The keys of a part, as its own family calls them -> those in the file."""
+  found = canonical_keys(keys, family)
+  if not part or part not in family.parts:
+    return found
+  prefix = family.parts[part].prefix
+  inside = {n.removeprefix(prefix): key for n, key in found.items()
+            if n.startswith(prefix)}
+  if not prefix:
+    inner = canonical_keys(inside, family.parts[part].family)
+    inside = {n: inside[k] for n, k in inner.items()}
+  return inside
+
+
+def _expand(key: str, layers: int) -> list[str]:
+  if "{n}" not in key:
+    return [key]
+  return [key.replace("{n}", str(n)) for n in range(layers)]
+
+
+def load_flat(
+    reader: Reader,
+    names: Mapping[str, str],
+    family: Family,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    source: str,
+) -> tuple[dict[str, jax.Array], dict[str, str]]:
+  """Parameters straight into their shards.
+
+  Args:
+    reader: the open checkpoint.
+    names: the family's keys -> the file's.
+    family: whose rules apply.
+    shapes: path -> shape, dtype and sharding (None: the default device).
+    source: what to call the checkpoint in errors.
+
+  Returns:
+    ({path: array}, {path: "file:key"}).
+
+  Raises:
+    InputError: missing, unexpected or mis-shaped tensors, all of them.
+  """
+  _check(reader, names, family, shapes, source)
+  loaded, provenance = {}, {}
+  for path, leaf in shapes.items():
+    key, text = family.rules[path]
+    transform = Transform(text)
+    stacked = "{n}" in key
+    files = [names[k] for k in _expand(key, leaf.shape[0] if stacked else 0)]
+    done: dict[Any, np.ndarray] = {}
+
+    def part(index: tuple[slice, ...], *, leaf=leaf, files=files,
+             transform=transform, stacked=stacked, done=done) -> np.ndarray:
+      """What one device owns; equal parts are read once."""
+      cuts = tuple(slice(*cut.indices(size)[:2])
+                   for cut, size in zip(index, leaf.shape))
+      tag = tuple((cut.start, cut.stop) for cut in cuts)
+      if tag not in done:
+        inner = leaf.shape[1:] if stacked else leaf.shape
+        which = range(*tag[0]) if stacked else (0,)
+        out = np.empty([len(which), *(b - a for a, b in tag[stacked:])],
+                       leaf.dtype)
+        for row, n in zip(out, which):
+          row[...] = transform.read(
+              lambda cut, n=n: reader.read(files[n], cut), inner,
+              cuts[stacked:])
+        done[tag] = out if stacked else out[0]
+      return done[tag]
+
+    if leaf.sharding is None:
+      loaded[path] = jnp.asarray(part((slice(None),) * len(leaf.shape)))
+    else:
+      loaded[path] = jax.make_array_from_callback(
+          leaf.shape, leaf.sharding, part)
+    origin = reader.origin(files[0])
+    provenance[path] = (
+        origin if not stacked
+        else origin.removesuffix(files[0]) + _numbered(files))
+  return loaded, provenance
+
+
+def _numbered(files: list[str]) -> str:
+  """["a.0.b", "a.1.b"] -> "a.{0..1}.b", the file's own spelling."""
+  if len(files) == 1:
+    return files[0]
+  return re.sub(r"(?<![0-9])0(?![0-9])", f"{{0..{len(files) - 1}}}",
+                files[0], count=1)
+
+
+def _check(reader: Reader, names: Mapping[str, str], family: Family,
+           shapes: Mapping[str, jax.ShapeDtypeStruct], source: str) -> None:
+  """Raises one InputError that lists all that does not match."""
+  faults, claimed = [], set()
+  ignored = re.compile("|".join(f"(?:{p})" for p in family.ignored) or "(?!)")
+  wanted: list[tuple[str, str, tuple[int, ...]]] = []
+  for path, leaf in shapes.items():
+    if path not in family.rules:
+      faults.append(f"no rule for our {path!r}{nearest(path, family.rules)}")
+      continue
+    key, text = family.rules[path]
+    inner = leaf.shape[1:] if "{n}" in key else leaf.shape
+    shape = Transform(text).foreign_shape(inner)
+    for name in _expand(key, leaf.shape[0] if "{n}" in key else 0):
+      wanted.append((path, name, shape))
+      claimed.add(name)
+  spare = sorted(n for n in names if n not in claimed)
+  unexpected = [n for n in spare if not ignored.search(n)]
+  for path, name, shape in wanted:
+    if name not in names:
+      faults.append(f"missing {name!r} (our {path}){nearest(name, spare)}")
+      continue
+    found = reader.shape(names[name])
+    if found != shape:
+      faults.append(f"{names[name]!r} has shape {list(found)}, our {path} "
+                    f"needs {list(shape)}")
+    if reader.dtype(names[name]) is None:
+      faults.append(f"{names[name]!r} has a dtype that is not read")
+  faults += [f"unexpected {names[n]!r}" for n in unexpected]
+  if faults:
+    shown = faults[:40] + ([f"... and {len(faults) - 40} more"]
+                           if len(faults) > 40 else [])
+    raise InputError(f"{source} does not fit the model:\n  "
+                     + "\n  ".join(shown))
+
+
+def foreign_tensors(
+    family: Family, params: Mapping[str, Any]
+) -> list[tuple[str, tuple[int, ...], np.dtype, Any]]:
+  """What `write_safetensors` takes, from a flat {path: array}.
+
+  Raises:
+    InputError: parameters that the family has no rule for.
+  """
+  lost = [f"{p}{nearest(p, family.rules)}" for p in params
+          if p not in family.rules]
+  if lost:
+    raise InputError("this layout has no place for: " + ", ".join(lost))
+  tensors = []
+  for path, value in params.items():
+    key, text = family.rules[path]
+    transform, stacked = Transform(text), "{n}" in key
+    shape = transform.foreign_shape(value.shape[1:] if stacked
+                                    else value.shape)
+    for n, name in enumerate(_expand(key, value.shape[0] if stacked else 0)):
+      def make(value=value, n=n, stacked=stacked, transform=transform):
+        return transform.write(np.asarray(value[n] if stacked else value))
+      tensors.append((name, shape, value.dtype, make))
+  return tensors

@@ -1,0 +1,205 @@
+"""A pretrained model: what it is, its weights, its tokenizer, its processor.
+
+  spec = read_spec("folder")                 # or "pkg:PACKAGE/FILE.gguf"
+  spec.kind, spec.config                     # "llama", DecoderConfig(...)
+  params, provenance = load_params(spec, shapes)
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from align_jax.errors import InputError
+from align_jax.hub.fill import Reader, foreign_tensors, load_flat, part_keys
+from align_jax.hub.keymaps import FAMILIES, Family
+from align_jax.hub.locate import locate
+from align_jax.hub.safetensors import SafetensorsReader, write_safetensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """What a checkpoint holds; its weights have not been read.
+
+  Attributes:
+    kind: the registered tower or decoder.
+    config: its config, of our own class.
+    path: the folder, or the GGUF file.
+    family: names of its weights.
+    whole: the family of the whole checkpoint that this is a part of.
+    part: which part, "" for the whole.
+    raw: config.json; empty for GGUF.
+  """
+  kind: str
+  config: Any
+  path: Path
+  family: Family
+  whole: Family
+  part: str = ""
+  raw: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def is_gguf(self) -> bool:
+    return self.path.suffix == ".gguf"
+
+
+def read_spec(weights: str | Path, part: str = "") -> Spec:
+  """Says what a checkpoint holds, or a part of it.
+
+  Args:
+    weights: as `locate` takes it. A folder has a config.json in Hugging Face's
+      layout.
+    part: "tower", "text" or "decoder" of a checkpoint with parts; a checkpoint
+      without parts is its own part.
+
+  Raises:
+    InputError: nothing there, or a model that is not implemented; all that is
+      not understood is named.
+  """
+  path = locate(weights)
+  if path.suffix == ".gguf":
+    from align_jax.hub.gguf import gguf_config, open_gguf
+    from align_jax.hub.keymaps.llama import LLAMA_GGUF
+
+    return Spec("llama", gguf_config(open_gguf(path)), path, LLAMA_GGUF,
+                LLAMA_GGUF)
+  if not (path / "config.json").is_file():
+    raise InputError(f"{weights}: no config.json in {path}; weights are a "
+                     "Hugging Face folder or a .gguf file")
+  raw = json.loads((path / "config.json").read_text())
+  model_type = raw.get("model_type", "")
+  try:
+    whole = FAMILIES.get(model_type)
+  except KeyError as error:
+    raise InputError(f"{path / 'config.json'}: {error.args[0]}") from error
+  family, section = whole, raw
+  if part and whole.parts:
+    if part not in whole.parts:
+      raise InputError(f"{path} is a {model_type!r} model, which has no "
+                       f"{part!r} (it has: {', '.join(whole.parts)})")
+    family = whole.parts[part].family
+    if name := whole.parts[part].config:
+      section = raw.get(name, {})
+  config = family.read_config(section)
+  processor = path / "preprocessor_config.json"
+  if hasattr(config, "mean") and processor.is_file():
+    pixels = json.loads(processor.read_text())
+    config = dataclasses.replace(
+        config, mean=tuple(pixels.get("image_mean", config.mean)),
+        std=tuple(pixels.get("image_std", config.std)))
+  return Spec(family.kind, config, path, family, whole, part, raw)
+
+
+def _open(spec: Spec) -> Reader:
+  if spec.is_gguf:
+    from align_jax.hub.gguf import open_gguf
+    return open_gguf(spec.path)
+  return SafetensorsReader(spec.path)
+
+
+def load_params(
+    spec: Spec, shapes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+  """Weights, straight into their shards.
+
+  Args:
+    spec: what `read_spec` gave.
+    shapes: a tree of ShapeDtypeStructs with their shardings (None: the default
+      device), nested or flat with "/" between names.
+
+  Returns:
+    (params, provenance): a tree like `shapes`; {path: "file:key"}.
+
+  Raises:
+    InputError: listing what is missing, unexpected or of another shape.
+  """
+  flat = flatten_dict(shapes, sep="/")
+  reader = _open(spec)
+  names = part_keys(reader.keys(), spec.whole, spec.part)
+  loaded, provenance = load_flat(
+      reader, names, spec.family, flat, str(spec.path))
+  if set(shapes) != set(flat):
+    return unflatten_dict(loaded, sep="/"), provenance
+  return loaded, provenance
+
+
+def load_tokenizer(source: Spec | str | Path) -> Any:
+  """The transformers fast tokenizer of a checkpoint, chat template included.
+
+  Args:
+    source: a spec, or where a tokenizer lies (a folder or a .gguf file).
+
+  Raises:
+    InputError: there is none, or one of a kind that is not implemented.
+  """
+  path = source.path if isinstance(source, Spec) else locate(source)
+  if path.suffix == ".gguf":
+    from align_jax.hub.gguf import gguf_tokenizer, open_gguf
+    return gguf_tokenizer(open_gguf(path))
+  import transformers
+
+  if not any((path / name).is_file() for name in (
+      "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+    raise InputError(f"no tokenizer in {path} (looked for tokenizer.json, "
+                     "tokenizer.model, vocab.json, vocab.txt)")
+  return transformers.AutoTokenizer.from_pretrained(path)
+
+
+def load_processor(source: Spec | str | Path) -> Any:
+  """The PIL image processor of a checkpoint, from preprocessor_config.json.
+
+  Raises:
+    InputError: there is none, or one whose PIL form transformers lacks.
+  """
+  path = source.path if isinstance(source, Spec) else locate(source)
+  file = path / "preprocessor_config.json"
+  if not file.is_file():
+    raise InputError(f"no preprocessor_config.json in {path}")
+  import transformers
+
+  given = json.loads(file.read_text())
+  name = given.get("image_processor_type") or given.get(
+      "feature_extractor_type", "")
+  name = name.replace("FeatureExtractor", "ImageProcessor")
+  name = name.removesuffix("Fast").removesuffix("Pil") + "Pil"
+  found = getattr(transformers, name, None)
+  if found is None:
+    raise InputError(f"{file}: transformers has no {name!r}, the PIL form of "
+                     "the processor that is named there")
+  return found.from_pretrained(path)
+
+
+def save_hf(
+    params: Mapping[str, Any],
+    family: Family | str,
+    config: Any,
+    folder: str | Path,
+    max_bytes: int = 4 << 30,
+) -> None:
+  """Writes a model in Hugging Face's layout: safetensors and config.json.
+
+  Args:
+    params: tree of parameters, nested or flat; written in their own dtypes.
+    family: or its `model_type`, such as "llama".
+    config: of the class that the family reads.
+    folder: where; made if need be.
+    max_bytes: of tensors in one file.
+
+  Raises:
+    InputError: parameters that the layout has no place for.
+  """
+  if isinstance(family, str):
+    family = FAMILIES.get(family)
+  folder = Path(folder)
+  flat = flatten_dict(params, sep="/")
+  write_safetensors(folder, foreign_tensors(family, flat), max_bytes)
+  kinds = sorted({str(jax.numpy.asarray(v).dtype) if not hasattr(v, "dtype")
+                  else str(v.dtype) for v in flat.values()})
+  written = dict(family.write_config(config))
+  if len(kinds) == 1:
+    written["dtype"] = kinds[0]
+  (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")

@@ -1,0 +1,111 @@
+"""How a foreign array is turned into ours, and slices of it alone.
+
+  "(h k) d -> d h k"     split the first axis in two, then transpose
+
+Axes are words; `(h k)` is one axis made of several, the first the slowest; a
+number is an axis of that size. Left of the arrow stands the foreign array.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Slices = tuple[slice, ...]
+
+
+def _axes(side: str) -> list[list[str]]:
+  return [group.strip("()").split()
+          for group in re.findall(r"\([^)]*\)|[^\s()]+", side)]
+
+
+class Transform:
+  """One transform, both ways.
+
+  Raises:
+    ValueError: the two sides do not name the same axes.
+  """
+
+  def __init__(self, text: str):
+    left, _, right = text.partition("->")
+    self.text, self.left, self.right = text, _axes(left), _axes(right)
+    named = [sorted(n for group in side for n in group if n != "1")
+             for side in (self.left, self.right)]
+    if named[0] != named[1]:
+      raise ValueError(f"transform {text!r} has other axes left and right")
+
+  def _sizes(self, ours: Sequence[int]) -> dict[str, int]:
+    """The size of every axis, from our array's shape."""
+    if len(ours) != len(self.right):
+      raise ValueError(
+          f"transform {self.text!r} makes {len(self.right)} axes, the "
+          f"parameter has shape {tuple(ours)}")
+    sizes = {"1": 1}
+    for size, group in zip(ours, self.right):
+      sizes |= {name: int(name) for name in group if name.isdigit()}
+      open_ = [name for name in group if name not in sizes]
+      if len(open_) > 1:
+        raise ValueError(f"transform {self.text!r}: the sizes of "
+                         f"{' and '.join(open_)} are not known")
+      for name in open_:
+        sizes[name] = size // math.prod(
+            sizes[n] for n in group if n != name)
+    return sizes
+
+  def foreign_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
+    """The shape that the foreign array must have."""
+    sizes = self._sizes(ours)
+    return tuple(math.prod(sizes[n] for n in group) for group in self.left)
+
+  def read(self, fetch: Callable[[Slices], np.ndarray], shape: Sequence[int],
+           index: Slices) -> np.ndarray:
+    """`index` of our array, fetching no more of the foreign one than needed.
+
+    Along an axis `(a b)` a cut of `a` is fetched alone; a cut of `b` is made
+    after fetching, since it lies scattered.
+
+    Args:
+      fetch: slices of the foreign array -> values.
+      shape: of our whole array.
+      index: what is wanted of it.
+    """
+    sizes = self._sizes(shape)
+    wanted = {name: (0, size) for name, size in sizes.items()}
+    later: list[slice] = []
+    for cut, group, size in zip(index, self.right, shape):
+      start, stop, _ = cut.indices(size)
+      if len(group) == 1:
+        wanted[group[0]] = (start, stop)
+        later.append(slice(None))
+      else:
+        later.append(slice(start, stop))
+
+    slices, parts, cuts, names = [], [], [], []
+    for first, *rest in self.left:
+      inner = math.prod(sizes[n] for n in rest)
+      start, stop = wanted[first]
+      slices.append(slice(start * inner, stop * inner))
+      for name in (first, *rest):
+        if name == "1":
+          continue
+        names.append(name)
+        whole = name != first
+        parts.append(sizes[name] if whole else stop - start)
+        cuts.append(slice(*wanted[name]) if whole else slice(None))
+    array = fetch(tuple(slices)).reshape(parts)[tuple(cuts)]
+    order = [names.index(n) for group in self.right for n in group if n != "1"]
+    array = array.transpose(order)
+    array = array.reshape([
+        math.prod(wanted[n][1] - wanted[n][0] for n in group)
+        for group in self.right])
+    return array[tuple(later)]
+
+  def write(self, ours: np.ndarray) -> np.ndarray:
+    """Our whole array -> the foreign one."""
+    sizes = self._sizes(ours.shape)
+    names = [n for group in self.right for n in group if n != "1"]
+    array = ours.reshape([sizes[n] for n in names])
+    order = [names.index(n) for group in self.left for n in group if n != "1"]
+    return np.ascontiguousarray(
+        array.transpose(order).reshape(self.foreign_shape(ours.shape)))
