@@ -140,6 +140,22 @@ def merge(trained: Mapping[str, jax.Array],
   return params
 
 
+def join(trained: Mapping[str, jax.Array],
+         frozen: Mapping[str, jax.Array]) -> Flat:
+  """`merge` outside jit: every array stays in the shards of its parameter."""
+  params = dict(frozen)
+  for key, value in trained.items():
+    layers = cut(key)
+    if layers is None:
+      params[key] = value
+    else:
+      stack = params[base(key)]
+      write = jax.jit(lambda x, v, at=layers: x.at[at].set(v.astype(x.dtype)),
+                      out_shardings=stack.sharding)
+      params[base(key)] = write(stack, value)
+  return params
+
+
 def _layers(pattern: str, path: str, shape: tuple[int, ...]) -> slice | None:
   """The layers that a pattern cuts out of one parameter; None means all."""
   found = _CUT.search(pattern) if "layers[" in pattern else None

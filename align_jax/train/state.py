@@ -1,7 +1,5 @@
 """What a step changes, and where each array of it lives."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,40 +27,47 @@ class TrainState:
   opt_state: optax.OptState
 
 
-def opt_shardings(tx: optax.GradientTransformation,
-                  trained: Mapping[str, jax.Array],
-                  shardings: Mapping[str, NamedSharding],
-                  mesh: Mesh) -> optax.OptState:
-  """Moments lie as their parameter does; counts lie everywhere."""
-  shapes = jax.eval_shape(tx.init, dict(trained))
+def abstract_state(trained: Flat, frozen: Flat,
+                   tx: optax.GradientTransformation,
+                   mesh: Mesh) -> TrainState:
+  """Shapes, dtypes and shardings of a state; `frozen` itself is kept.
 
-  def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-    for entry in reversed(path):
+  Moments lie as their parameter does, counts on every device.
+
+  Args:
+    trained: {key: array or ShapeDtypeStruct with a sharding}.
+    frozen: {path: array}.
+    tx: the stage's optimizer.
+    mesh: the run's.
+  """
+  everywhere = NamedSharding(mesh, P())
+
+  def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = everywhere
+    for entry in path:
       key = getattr(entry, "key", None)
-      if key in shardings and leaf.shape == trained[key].shape:
-        return shardings[key]
-    return NamedSharding(mesh, P())
+      if key in trained and leaf.shape == trained[key].shape:
+        sharding = trained[key].sharding
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-  return jax.tree_util.tree_map_with_path(place, shapes)
+  shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for k, x in trained.items()}
+  return TrainState(
+      step=jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+      trained=shapes, frozen=frozen,
+      opt_state=jax.tree_util.tree_map_with_path(
+          place, jax.eval_shape(tx.init, shapes)))
 
 
 def new_state(trained: Flat, frozen: Flat, tx: optax.GradientTransformation,
               mesh: Mesh) -> TrainState:
-  """A state at step 0, each array in its shards.
-
-  Args:
-    trained: {key: array on the mesh}.
-    frozen: {path: array on the mesh}.
-    tx: the stage's optimizer.
-    mesh: the run's.
-  """
-  shardings = {k: v.sharding for k, v in trained.items()}
-  moments = opt_shardings(tx, trained, shardings, mesh)
-  opt_state = jax.jit(tx.init, out_shardings=moments)(trained)
-  step = jax.jit(lambda: jnp.zeros([], jnp.int32),
-                 out_shardings=NamedSharding(mesh, P()))()
-  return TrainState(step=step, trained=trained, frozen=frozen,
-                    opt_state=opt_state)
+  """A state at step 0, each array in its shards."""
+  where = shardings_of(abstract_state(trained, frozen, tx, mesh))
+  return TrainState(
+      step=jax.jit(lambda: jnp.zeros([], jnp.int32),
+                   out_shardings=where.step)(),
+      trained=trained, frozen=frozen,
+      opt_state=jax.jit(tx.init, out_shardings=where.opt_state)(trained))
 
 
 def shardings_of(state: TrainState) -> TrainState:

@@ -17,6 +17,12 @@ from align_jax.config import (
   SourceConfig,
   StageConfig,
 )
+from align_jax.data.batch import local_rows, place
+from align_jax.parallel.layout import Layout
+from align_jax.parallel.mesh import make_mesh
+from align_jax.parallel.rules import shardings
+from align_jax.train.job import Job
+from align_jax.train.select import covered, flatten, unflatten
 
 WIDTH, VOCAB, LENGTH, LAYERS, ROWS = 8, 16, 12, 3, 8
 
@@ -92,9 +98,10 @@ class Noise(CrossEntropy):
 class Rows:
   """Rows of a process out of an endless seeded stream; its state is JSON."""
 
-  def __init__(self, rows: range, seed: int = 0, poison: int = -1):
-    self.rows, self.seed, self.poison = rows, seed, poison
-    self.at = 0
+  def __init__(self, rows: Any, seed: int = 0, poison: int = -1,
+               taken: list[int] | None = None):
+    self.rows, self.seed, self.poison = list(rows), seed, poison
+    self.at, self.taken = 0, [] if taken is None else taken
     self.stats = {"quarantined": 0}
 
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -105,8 +112,9 @@ class Rows:
     batch = batch_of(rng)
     if self.at == self.poison:
       batch["loss_weights"][0, 0] = np.nan
+    self.taken.append(self.at)
     self.at += 1
-    return {k: v[self.rows.start:self.rows.stop] for k, v in batch.items()}
+    return {k: v[self.rows] for k, v in batch.items()}
 
   def get_state(self) -> dict[str, Any]:
     return {"at": self.at}
@@ -137,10 +145,48 @@ def config(**changes: Any) -> Config:
       "data": DataConfig(sources={"toy": SourceConfig("llava")}, rows=ROWS,
                          row_length=LENGTH, labels_per_row=LENGTH),
       "stages": (
-          StageConfig("first", 6, {"connector/*": 1e-2}),
+          StageConfig("first", 6, {"connector/*": 1e-2},
+                      {"ce": 1.0, "noise": 0.5}),
           StageConfig("second", 6, {"connector/*": 3e-3,
-                                    "tower/layers[-1]/*": 1e-2},
+                                    "tower/layers[-1]/*": 1e-2}, {"ce": 1.0},
                       weight_decay=0.1, accumulate=2)),
-      "mesh": MeshConfig(), "log_every": 1, "save_every": 4,
+      "mesh": MeshConfig(data=4, tensor=2), "log_every": 1, "save_every": 4,
   }
   return Config(**(given | changes))
+
+
+def job(config: Config, weights: str = "", devices: Any = None,
+        model: Any = None, **options: Any) -> Job:
+  """The toy as a job.
+
+  Args:
+    config: of the run.
+    weights: a file that the decoder's parameters are said to be from.
+    devices: of the mesh; all by default.
+    model: instead of the toy.
+    options: of `Rows`.
+  """
+  mesh = make_mesh(config.mesh, devices)
+  rows = local_rows(mesh, config.data.rows)
+  toy = model or Toy()
+
+  def init() -> tuple[dict[str, Any], dict[str, str]]:
+    batch = batch_of(np.random.default_rng(0))
+    make = lambda: flatten(toy.init(jax.random.key(config.seed),
+                                    batch)["params"])
+    shapes = jax.eval_shape(make)
+    masters = covered(shapes, [p for s in config.stages for p in s.train])
+    dtype = jnp.dtype(config.model.frozen_dtype)
+    params = jax.jit(
+        lambda: {k: v if k in masters else v.astype(dtype)
+                 for k, v in make().items()},
+        out_shardings=shardings(shapes, mesh))()
+    origins = {k: f"{weights}:{k}" if weights and k.startswith("decoder")
+               else "random" for k in params}
+    return unflatten(params), origins
+
+  return Job(
+      layout=Layout(mesh), model=toy, init=init,
+      batches=lambda stage: Rows(rows, config.stages.index(stage), **options),
+      objective=lambda name: {"ce": CrossEntropy, "noise": Noise}[name](config),
+      place=lambda batch: place(batch, mesh))

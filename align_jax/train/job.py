@@ -1,0 +1,85 @@
+"""What the loop needs of a model and its data, made from a config."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from align_jax.config import Config, StageConfig
+from align_jax.parallel.layout import Layout
+
+
+class Batches(Protocol):
+  """Batches of this process's rows, endlessly; see data/pipeline.py."""
+
+  stats: dict[str, float]
+
+  def __next__(self) -> dict[str, Any]:
+    ...
+
+  def get_state(self) -> dict[str, Any]:
+    """Plain JSON: where the batch last taken ended."""
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Continues there; `state` may hold the streams of other processes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A model with its data on a mesh.
+
+  Attributes:
+    layout: with the mesh.
+    model: `model.apply({"params": tree}, batch) -> outputs`.
+    init: -> (nested parameters, each in its shards; path -> its origin).
+      Origins "FILE:KEY" name what is wholly in a weights file.
+    batches: stage -> its data, from the start.
+    objective: name -> objective.
+    place: this process's rows -> global arrays.
+  """
+  layout: Layout
+  model: Any
+  init: Callable[[], tuple[dict[str, Any], dict[str, str]]]
+  batches: Callable[[StageConfig], Batches]
+  objective: Callable[[str], Any]
+  place: Callable[[dict[str, Any]], dict[str, jax.Array]]
+
+
+def assemble(config: Config, workdir: Path) -> Job:
+  """The job of a config: mesh, model, pipeline."""
+  from align_jax import build
+  from align_jax.data import batch as batches
+  from align_jax.data.images import ImageReader
+  from align_jax.data.pipeline import Pipeline
+  from align_jax.data.render import Renderer
+  from align_jax.objectives import OBJECTIVES
+  from align_jax.parallel.mesh import make_mesh
+
+  mesh = make_mesh(config.mesh)
+  layout = Layout(mesh)
+  parts = build.build(config.model, layout)
+  patterns = [p for stage in config.stages for p in stage.train]
+  rows = batches.local_rows(mesh, config.data.rows)
+  renderer = Renderer(parts.tokenizer, config.data.template,
+                      parts.tokens_per_image)
+  reader = ImageReader(parts.processor, parts.image_size,
+                       config.data.max_pixels)
+  suffix = (f".{jax.process_index()}" if jax.process_count() > 1 else "")
+  opened: dict[str, Any] = {}
+
+  def stage_batches(stage: StageConfig) -> Iterator[dict[str, Any]]:
+    pipeline = Pipeline(config.data, stage.data, renderer, reader, config.seed,
+                        quarantine=workdir / f"quarantine{suffix}.jsonl",
+                        sources=opened)
+    opened.update(pipeline.sources)
+    return pipeline.rows_for(rows)
+
+  return Job(
+      layout=layout, model=parts.model,
+      init=lambda: build.init_params(parts, mesh, patterns,
+                                     jax.random.key(config.seed)),
+      batches=stage_batches,
+      objective=lambda name: OBJECTIVES.get(name)(config),
+      place=lambda batch: batches.place(batch, mesh))

@@ -1,0 +1,143 @@
+"""What a run was made of: WORKDIR/config.json and WORKDIR/manifest.json."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from align_jax.config import Config, differences, plain
+from align_jax.errors import InputError
+
+PACKAGES = ("align-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
+            "grain", "numpy", "transformers", "tensorflow-datasets",
+            "safetensors", "libtpu")
+
+# What may change from one start of a run to the next: none of it decides
+# what is learned.
+MAY_DIFFER = ("mesh", "eval", "log_every", "save_every", "keep",
+              "data.workers")
+
+
+def check_same_run(workdir: Path, config: Config) -> None:
+  """Refuses to go on with a run that another config began.
+
+  Raises:
+    InputError: lists the fields that differ.
+  """
+  path = workdir / "config.json"
+  if not path.is_file():
+    return
+  saved = json.loads(path.read_text(encoding="utf-8"))
+  found = [d for d in differences(saved, plain(config))
+           if not d.replace(":", ".").startswith(
+               tuple(f"{f}." for f in MAY_DIFFER))]
+  if found:
+    raise InputError(
+        f"{workdir} holds a run of another config; go on with that one or "
+        "choose another --workdir. They differ in\n"
+        + "\n".join(f"  {d}" for d in found))
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a file that is whole or not there."""
+  part = path.with_name(path.name + ".part")
+  part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+  part.replace(path)
+
+
+def describe(config: Config, params: Mapping[str, jax.Array],
+             trained: set[str], provenance: Mapping[str, str],
+             files: Mapping[str, str]) -> dict[str, Any]:
+  """The manifest of a run that starts.
+
+  Args:
+    config: the run's.
+    params: all parameters, flat.
+    trained: paths that some stage trains, wholly or in part.
+    provenance: path -> where it came from.
+    files: weights file -> its SHA-256.
+  """
+  devices = jax.devices()
+  size = lambda paths: sum(params[p].size for p in paths)
+  return {
+      "name": config.name,
+      "command": sys.argv,
+      "commit": commit(),
+      "python": platform.python_version(),
+      "versions": versions(),
+      "device": devices[0].device_kind,
+      "devices": len(devices),
+      "processes": jax.process_count(),
+      "seed": config.seed,
+      "parameters": size(params),
+      "trained_parameters": size(trained),
+      "stages": [{"name": s.name, "steps": s.steps} for s in config.stages],
+      "steps": 0,
+      "seconds": 0.0,
+      "files": dict(files),
+      "provenance": dict(provenance),
+  }
+
+
+def versions() -> dict[str, str]:
+  """Of the packages a result may depend on, as far as installed."""
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def commit() -> str:
+  """The checkout's commit, "-dirty" where files differ; "" without git."""
+  here = Path(__file__).resolve().parent
+
+  def git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(here), *words], check=True,
+                          capture_output=True, text=True).stdout.strip()
+
+  try:
+    # An installed package may lie inside some other project's checkout.
+    if not git("ls-files", Path(__file__).name):
+      return ""
+    dirty = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
+  except (OSError, subprocess.CalledProcessError):
+    return ""
+
+
+def weights_file(origin: str) -> str:
+  """The file of a provenance "FILE:KEY"; "" for any other origin."""
+  file = origin.rpartition(":")[0]
+  return file if file and Path(file).is_file() else ""
+
+
+def hash_files(provenance: Mapping[str, str]) -> dict[str, str]:
+  """SHA-256 of every weights file that parameters came from."""
+  found = {}
+  for file in sorted({weights_file(o) for o in provenance.values()} - {""}):
+    with open(file, "rb") as stream:
+      found[file] = hashlib.file_digest(stream, "sha256").hexdigest()
+  return found
+
+
+def check_files(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+  """Refuses weights files that changed since the run began.
+
+  Raises:
+    InputError: frozen parameters could not be loaded as they were.
+  """
+  changed = sorted(set(saved.values()) - set(now.values()))
+  if changed:
+    names = [f for f, digest in saved.items() if digest in changed]
+    raise InputError("weights changed since the run began, so that its frozen "
+                     f"parameters are lost: {', '.join(names)}")
