@@ -75,7 +75,7 @@ class ImageReader:
       if width * height > self.max_pixels:
         raise BadImage(f"{name} has {width} x {height} = {width * height:,} "
                        f"pixels, more than max_pixels = {self.max_pixels:,}")
-      return ImageOps.exif_transpose(picture).convert("RGB")
+      return _rgb(ImageOps.exif_transpose(picture), name)
     except FileNotFoundError as error:
       raise BadImage(f"{name} does not exist") from error
     except Image.DecompressionBombError as error:
@@ -85,3 +85,13 @@ class ImageReader:
     except (OSError, SyntaxError, ValueError) as error:
       # Pillow's decoders raise all of these on broken files.
       raise BadImage(f"{name} is broken: {error}") from error
+
+
+def _rgb(picture: Image.Image, name: str) -> Image.Image:
+  """Any kind of picture in RGB; transparency is dropped."""
+  if picture.mode.startswith("I;16"):  # convert() would clip at 255 of 65535
+    picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+  if picture.mode in ("I", "F"):
+    raise BadImage(f"{name} is of mode {picture.mode!r}, whose values have no "
+                   "known range")
+  return picture.convert("RGB")

@@ -22,14 +22,14 @@ CHATML = (
 SPECIAL = ("<pad>", "<|im_start|>", "<|im_end|>", "<unk>", "\n", " ")
 WORDS = ("what color is the shape there a circle in image these and compare "
          "them yes no blue red both are shapes not say it again be kind user "
-         "assistant system one two three image:").split()
+         "assistant system one two three image").split()
 
 
 def word_tokenizer(chat_template: str | None = CHATML,
                    **special: str) -> PreTrainedTokenizerFast:
   """One token a word, its leading space included, so that masks read well."""
   vocab = list(SPECIAL) + [lead + word for word in WORDS
-                           for lead in ("", " ")] + list("?.,")
+                           for lead in ("", " ")] + list("?.,:")
   backend = Tokenizer(models.WordLevel(
       {token: i for i, token in enumerate(dict.fromkeys(vocab))}, "<unk>"))
   backend.pre_tokenizer = pre_tokenizers.Split(

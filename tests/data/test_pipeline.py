@@ -1,0 +1,339 @@
+"""Order, resumption, processes, mixtures, quarantine."""
+
+import dataclasses
+import json
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from align_jax.config import DataConfig, SourceConfig
+from align_jax.data import SOURCES, BadSample
+from align_jax.data.batch import batch_spec
+from align_jax.data.images import ImageReader
+from align_jax.data.pipeline import Pipeline, merge_states, open_source
+from align_jax.data.quarantine import Quarantine
+from tests.data.samples import example, mixed_examples, png
+
+SIZE = 8
+CONFIG = DataConfig(rows=4, row_length=96, images_per_row=3,
+                    labels_per_row=16, streams=2, workers=2)
+
+
+@pytest.fixture
+def make(renderer):
+  """Pipelines over lists of examples; their threads end with the test."""
+  opened = []
+
+  class Closing(Pipeline):
+    def rows_for(self, rows):
+      opened.append(super().rows_for(rows))
+      return opened[-1]
+
+  def make_(sources=None, mixture=None, seed=0, quarantine=None, **fields):
+    # Grain's shuffle of few examples is slow, so there are more than needed.
+    sources = sources or {"a": mixed_examples(400)}
+    config = dataclasses.replace(CONFIG, **fields)
+    return Closing(config, mixture or dict.fromkeys(sources, 1.0), renderer,
+                   ImageReader(None, SIZE, 10_000), seed, quarantine, sources)
+
+  yield make_
+  for batches in opened:
+    batches.close()
+
+
+def take(batches, count):
+  return [next(batches) for _ in range(count)]
+
+
+def equal(a, b):
+  assert a.keys() == b.keys() and a["extras"] == b["extras"] == {}
+  for name in a.keys() - {"extras"}:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def sample_order(batches, count):
+  """Colours of images, as names of samples: unpacked rows of one image."""
+  return [int(image[0, 0, 0]) for batch in take(batches, count)
+          for image in batch["images"][:, 0]]
+
+
+def numbered(count, start=0):
+  return [example("<image> what?", "blue", images=[png(start + i)],
+                  number=start + i) for i in range(count)]
+
+
+def test_batches_are_as_specified(make):
+  spec = batch_spec(CONFIG, SIZE)
+  kinds = Counter()
+  for batch in take(iter(make()), 10):
+    assert batch.pop("extras") == {}
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+        k: (v.shape, v.dtype) for k, v in spec.items() if k != "extras"}
+    for row in batch["image_segment_ids"]:
+      kinds.update(Counter(row[row > 0].tolist()).values())
+      kinds.update(["none"] * (not row.any()))
+  assert kinds[1] and kinds[2]  # samples of one image and of two
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_seed_decides_the_order(make, pack, workers):
+  first = take(iter(make(pack=pack, workers=workers)), 5)
+  again = take(iter(make(pack=pack, workers=0)), 5)
+  for a, b in zip(first, again):
+    equal(a, b)
+  other = take(iter(make(pack=pack, seed=1)), 5)
+  assert any((a["tokens"] != b["tokens"]).any() or
+             (a["images"] != b["images"]).any()
+             for a, b in zip(first, other))
+
+
+def test_each_epoch_has_all_samples_in_another_order(make):
+  batches = iter(make({"a": numbered(12)}, pack=False, streams=1))
+  epochs = [sample_order(batches, 3) for _ in range(4)]
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(12))
+  assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_global_row_r_is_of_stream_r_mod_streams(make):
+  batches = iter(make({"a": numbered(16)}, pack=False, streams=2))
+  for batch in take(batches, 8):
+    for row, image in enumerate(batch["images"][:, 0]):
+      assert image[0, 0, 0] % 2 == row % 2
+
+
+@pytest.mark.parametrize("streams", [1, 2, 4])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_any_number_of_processes_sees_the_same_batches(make, streams,
+                                                       processes):
+  pipeline = make(streams=streams)
+  whole = take(iter(pipeline), 4)
+  parts = np.array_split(np.arange(4), processes)
+  for rows in parts:
+    for batch, mine in zip(whole, take(pipeline.rows_for(rows), 4)):
+      equal({k: v if k == "extras" else v[rows] for k, v in batch.items()},
+            mine)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 7])
+def test_resumes_bit_for_bit_from_anywhere(make, pack, workers, stop):
+  samples = {"a": mixed_examples(300), "b": numbered(100)}
+  samples["a"][4]["images"] = [b"broken"]
+  setting = dict(sources=samples, mixture={"a": 2.0, "b": 1.0}, pack=pack,
+                 workers=workers, on_bad_sample="quarantine")
+  batches = iter(make(**setting))
+  take(batches, stop)
+  state = json.loads(json.dumps(batches.get_state()))
+  later = take(batches, 8)
+  resumed = iter(make(**setting))
+  resumed.set_state(state)
+  assert resumed.get_state() == state
+  for a, b in zip(later, take(resumed, 8)):
+    equal(a, b)
+  # Back in time with the iterator that has read ahead.
+  batches.set_state(state)
+  for a, b in zip(later, take(batches, 8)):
+    equal(a, b)
+  assert batches.get_state() == resumed.get_state()
+
+
+def test_resumes_in_a_later_epoch(make):
+  setting = dict(sources={"a": numbered(6)}, pack=False)
+  batches = iter(make(**setting))
+  take(batches, 4)  # 16 samples of 6
+  resumed = iter(make(**setting))
+  resumed.set_state(batches.get_state())
+  assert sample_order(batches, 4) == sample_order(resumed, 4)
+
+
+def test_state_is_of_what_was_consumed_not_read_ahead(make):
+  threaded, plain = iter(make(workers=4)), iter(make(workers=0))
+  for _ in range(6):
+    assert threaded.get_state() == plain.get_state()
+    equal(next(threaded), next(plain))
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (4, 2), (1, 4)])
+def test_another_number_of_processes_resumes(make, before, after):
+  pipeline = make(streams=4)
+  whole = iter(pipeline)
+  take(whole, 3)
+  states = []
+  for rows in np.array_split(np.arange(4), before):
+    batches = pipeline.rows_for(rows)
+    take(batches, 3)
+    states.append(batches.get_state())
+  merged = merge_states(states)
+  assert merged == whole.get_state()
+  expected = take(whole, 3)
+  for rows in np.array_split(np.arange(4), after):
+    batches = pipeline.rows_for(rows)
+    batches.set_state(merged)
+    for batch, mine in zip(expected, take(batches, 3)):
+      np.testing.assert_array_equal(batch["tokens"][rows], mine["tokens"])
+
+
+def test_a_state_of_another_order_is_refused(make):
+  state = iter(make(streams=1)).get_state()
+  with pytest.raises(ValueError, match="of 1, here 2; no state of stream"):
+    iter(make(streams=2)).set_state(state)
+  state = make().rows_for([0]).get_state()
+  with pytest.raises(ValueError, match=r"no state of stream\(s\) 1"):
+    iter(make()).set_state(state)
+  with pytest.raises(ValueError, match="seed 0, here 1"):
+    iter(make(seed=1)).set_state(iter(make()).get_state())
+
+
+def test_mixture_weights(make):
+  batches = iter(make({"a": numbered(20), "b": numbered(30, 100)},
+                      {"a": 3.0, "b": 1.0}, pack=False))
+  seen = Counter(order >= 100 for order in sample_order(batches, 20))
+  assert seen == {False: 60, True: 20}
+
+
+def test_weight_zero_and_empty_mixture(make):
+  sources = {"a": numbered(20), "b": numbered(30, 100)}
+  batches = iter(make(sources, {"a": 1.0, "b": 0.0}, pack=False))
+  assert max(sample_order(batches, 10)) < 20
+  batches = iter(make(sources, pack=False))
+  assert max(sample_order(batches, 10)) >= 100
+
+
+def bad_examples(tmp_path):
+  """Of every kind; each is followed by its reason."""
+  good = numbered(1)[0]
+  return {
+      "missing": ({**good, "images": [tmp_path / "none.png"]},
+                  "does not exist"),
+      "broken": ({**good, "images": [png(0)[:40]]}, "image is not in a known image format"),
+      "large": ({**good, "images": [png(0, (101, 100))]},
+                "101 x 100 = 10,100 pixels, more than max_pixels = 10,000"),
+      "placeholders": ({**good, "images": []},
+                       "1 <image> placeholder"),
+      "no_labels": (example("what?"), "no token is supervised"),
+      "long": (example("what? " * 100, "blue"),
+               "tokens, more than data.row_length = 96"),
+      "labels": (example("what?", "blue " * 20),
+                 "more than data.labels_per_row = 16"),
+      "images": (example("<image>" * 4, "blue", images=4),
+                 "4 images, more than data.images_per_row = 3"),
+  }
+
+
+KINDS = ("missing", "broken", "large", "placeholders", "no_labels", "long",
+         "labels", "images")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_sample_ends_the_run(make, tmp_path, kind):
+  bad, reason = bad_examples(tmp_path)[kind]
+  bad["origin"] = "file.json:17"
+  batches = iter(make({"a": [*numbered(3), bad]}, streams=1))
+  with pytest.raises(BadSample) as caught:
+    take(batches, 9)
+  assert caught.value.origin == "file.json:17"
+  assert reason in caught.value.reason
+  assert str(caught.value).startswith("file.json:17: ")
+
+
+def test_quarantine_lists_and_counts(make, tmp_path):
+  bad = bad_examples(tmp_path)
+  assert tuple(bad) == KINDS
+  for kind, (sample, _) in bad.items():
+    sample["origin"] = f"memory:{kind}"
+  sources = {"a": numbered(8) + [sample for sample, _ in bad.values()]}
+  path = tmp_path / "run" / "quarantine.jsonl"
+  setting = dict(sources=sources, on_bad_sample="quarantine", streams=2,
+                 quarantine=path, pack=False)
+  batches = iter(make(**setting))
+  assert set(sample_order(batches, 12)) == set(range(8))
+  assert batches.stats["quarantined"] == len(bad)
+  listed = [json.loads(line) for line in path.read_text().splitlines()]
+  assert sorted(r["origin"] for r in listed) == sorted(
+      f"memory:{kind}" for kind in bad)
+  for r in listed:
+    assert r["source"] == "a"
+    assert bad[r["origin"].removeprefix("memory:")][1] in r["reason"]
+  # A resumed run goes on with the same list.
+  batches = iter(make(**setting))
+  take(batches, 12)
+  assert batches.stats["quarantined"] == len(bad)
+  assert len(path.read_text().splitlines()) == len(bad)
+
+
+def test_quarantine_file_with_a_half_written_line(tmp_path):
+  path = tmp_path / "quarantine.jsonl"
+  first = Quarantine(path)
+  first.add(BadSample("a:1", "x"), "s")
+  first.add(BadSample("a:1", "x"), "s")
+  path.write_text(path.read_text() + '{"origin": "a:')
+  assert len(Quarantine(path)) == 1
+
+
+def test_a_source_of_bad_samples_alone_ends_the_run(make):
+  bad = [example("what?", number=i) for i in range(6)]
+  batches = iter(make({"a": numbered(6), "b": bad},
+                      on_bad_sample="quarantine"))
+  with pytest.raises(ValueError, match="every sample of source 'b'"):
+    take(batches, 20)
+
+
+def test_stats(make):
+  batches = iter(make({"a": numbered(8)}, pack=False))
+  batch = next(batches)
+  assert batches.stats == {
+      "samples": 4, "images": 4, "quarantined": 0,
+      "tokens": int((batch["segment_ids"] > 0).sum()),
+      "supervised": int(batch["loss_weights"].sum()),
+      "token_fill": (batch["segment_ids"] > 0).mean(), "image_fill": 1 / 3}
+
+
+def test_packing_fills_rows(make):
+  batches = iter(make({"a": mixed_examples(40)}))
+  take(batches, 3)
+  assert batches.stats["token_fill"] > 0.6
+  assert batches.stats["samples"] > 4
+
+
+def test_close_ends_the_threads(make):
+  before = threading.active_count()
+  batches = iter(make())
+  next(batches)
+  batches.close()
+  for thread in threading.enumerate():
+    if thread.name.startswith("grain-prefetch"):
+      thread.join(5)
+  assert threading.active_count() <= before
+
+
+def test_faults_of_the_config_are_listed_together(make):
+  with pytest.raises(ValueError) as caught:
+    make({"alpha": numbered(4)}, {"alpa": 1.0, "alpha": -1.0}, rows=5,
+         on_bad_sample="quarantined")
+  for part in ("'alpa'; did you mean 'alpha'", "'alpha' is negative",
+               "data.rows = 5 is no multiple of data.streams = 2",
+               "did you mean 'quarantine'"):
+    assert part in str(caught.value)
+  with pytest.raises(ValueError, match="fewer examples .* {'a': 1}"):
+    make({"a": numbered(1)})
+  with pytest.raises(ValueError, match=r"rows \[4\] of a batch of 4"):
+    make().rows_for([4])
+
+
+def test_sources_are_opened_by_their_registered_name(tmp_path):
+  SOURCES.register("ten")(Ten)
+  assert open_source("x", SourceConfig("ten", {"size": 3})).size == 3
+  with pytest.raises(ValueError, match=r"data.sources.x \(tenn\): unknown"):
+    open_source("x", SourceConfig("tenn"))
+  with pytest.raises(ValueError, match="data.sources.x .*'sise'"):
+    open_source("x", SourceConfig("ten", {"sise": 3}))
+
+
+class Ten:
+  def __init__(self, size: int = 10):
+    self.size = size
