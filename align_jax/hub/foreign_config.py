@@ -10,7 +10,7 @@ from typing import Any
 from align_jax.errors import InputError
 
 # What transformers writes into any config, and what only training, generation
-# or bookkeeping reads.
+# or bookkeeping reads. (`vocab_size` stands in vision configs of old.)
 _HARMLESS = frozenset("""
   architectures auto_map model_type torch_dtype dtype transformers_version
   use_cache return_dict output_hidden_states output_attentions torchscript
@@ -25,7 +25,7 @@ _HARMLESS = frozenset("""
   pruned_heads cross_attention_hidden_size tie_encoder_decoder
   task_specific_params prefix
   tokenizer_class initializer_range initializer_factor attention_dropout
-  hidden_dropout dropout classifier_dropout
+  hidden_dropout dropout classifier_dropout vocab_size
 """.split())
 
 
