@@ -21,6 +21,7 @@ REQUIRES = [
     "array-record>=0.8.3",
     "safetensors>=0.8.0",
     "numpy>=2.4",
+    "scipy>=1.17",
     "pillow>=12.0",
     "matplotlib>=3.11",
     "tensorboardX>=2.6.5",

@@ -90,17 +90,17 @@ class VLM(nn.Module):
         lambda tower, images, boxes: jnp.zeros(shape, tower.dtype),
         tower, images, batch["image_boxes"])
 
-  def connect(self, features: jax.Array,
-              batch: dict[str, Any]) -> ConnectorOutput:
+  def connect(self, features: jax.Array, image_segment_ids: jax.Array,
+              extras: dict[str, jax.Array] | None = None) -> ConnectorOutput:
     """features f[B,N,P,C] -> visual tokens f[B,N,T,D]."""
-    segments = batch["image_segment_ids"]
-    context = Context(self.decoder.embed_vd(), segments,
-                      batch.get("extras", {}))
-    return self.connector(features, segments > 0, context)
+    context = Context(self.decoder.embed_vd(), image_segment_ids,
+                      extras or {})
+    return self.connector(features, image_segment_ids > 0, context)
 
   def encode_images(self, batch: dict[str, Any]) -> ConnectorOutput:
     """images u8[B,N,H,W,3], image_boxes, image_segment_ids -> tokens."""
-    return self.connect(self.features(batch), batch)
+    return self.connect(self.features(batch), batch["image_segment_ids"],
+                        batch.get("extras"))
 
   def embed(self, tokens: jax.Array, visual_index: jax.Array,
             visual: ConnectorOutput) -> jax.Array:

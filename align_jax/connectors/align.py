@@ -29,11 +29,8 @@ class Align(Connector):
   Attributes:
     logit_gain: initial gain of the LayerNorm over the vocabulary. 1 is the
       paper as written, and starts almost uniform over the words.
-    return_probs: puts `probs` f32[B,N,P,V] into aux; for inspection only,
-      since training at scale must not hold it.
   """
   logit_gain: float = 1.0
-  return_probs: bool = False
 
   @classmethod
   def copied_from_decoder(cls, **options: object) -> dict[str, str]:
@@ -44,7 +41,11 @@ class Align(Connector):
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,
                context: Context) -> ConnectorOutput:
-    """features f[B,N,P,C] -> tokens f[B,N,P,D]."""
+    """features f[B,N,P,C] -> tokens f[B,N,P,D].
+
+    aux["probs_tv"] f32[B,N,P,V] is Eq. 1, for inspection. Under jit it costs
+    nothing to whoever does not use it.
+    """
     del image_mask
     b, n, p, c = features.shape
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
@@ -63,10 +64,9 @@ class Align(Connector):
     h = layer_norm(h, scale_d, bias_d, eps=1e-5)
     h = self.layout.constrain(h.reshape(b, n * p, self.dim_out), "b..")
     words = (w2_vd.astype(self.dtype), scale_v, bias_v)
-    aux = {}
-    if self.return_probs:
-      probs = vocab_probs(h, *words, layout=self.layout)
-      aux["probs"] = probs.reshape(b, n, p, self.vocab_size)
-    tokens = vocab_mix(h, words[0], context.embed_vd.astype(self.dtype),
-                       scale_v, bias_v, layout=self.layout)
-    return ConnectorOutput(tokens.reshape(b, n, p, self.dim_out), aux)
+    tokens = vocab_mix(h, *words, context.embed_vd.astype(self.dtype),
+                       layout=self.layout)
+    probs = vocab_probs(h, *words, layout=self.layout)
+    return ConnectorOutput(
+        tokens.reshape(b, n, p, self.dim_out),
+        {"probs_tv": probs.reshape(b, n, p, self.vocab_size)})

@@ -51,9 +51,9 @@ def vocab_probs(
 def vocab_mix(
     h: jax.Array,
     w2_vd: jax.Array,
-    embed_vd: jax.Array,
     scale_v: jax.Array | None,
     bias_v: jax.Array | None,
+    embed_vd: jax.Array,
     *,
     eps: float = 1e-5,
     layout: Layout = Layout(),

@@ -66,11 +66,11 @@ def test_align_is_equations_1_and_2_computed_slowly():
 
 def test_align_stays_in_the_hull_of_the_embeddings():
   features, context = _inputs()
-  module = _make("align", return_probs=True)
+  module = _make("align")
   out = module.apply(
       {"params": _random_params(module, features, context)}, features, None,
       context)
-  probs = np.asarray(out.aux["probs"])
+  probs = np.asarray(out.aux["probs_tv"])
   assert (probs >= 0).all()
   np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-5)
   np.testing.assert_allclose(

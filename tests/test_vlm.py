@@ -1,0 +1,159 @@
+"""Tower, connector and decoder joined: layouts, packing, batches."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from align_jax.config import Config, DataConfig, MeshConfig, ModelConfig
+from align_jax.objectives.next_token import NextToken, labelled
+from align_jax.parallel.layout import Layout
+from align_jax.parallel.mesh import make_mesh
+from align_jax.parallel.rules import shardings
+from align_jax.train.select import flatten, unflatten
+from tests.tiny import PATCHES, random_batch, tiny_params, tiny_vlm
+
+CONFIG = Config("tiny", ModelConfig(),
+                DataConfig(row_length=16, labels_per_row=4), ())
+OBJECTIVE = NextToken(CONFIG)
+
+
+def _loss_and_grads(model, layout=Layout()):
+  def loss(params, batch):
+    outputs = model.apply({"params": params}, batch)
+    total = OBJECTIVE(outputs, batch, jax.random.key(0), layout)
+    return total / OBJECTIVE.weight(batch)
+  return jax.jit(jax.value_and_grad(loss))
+
+
+def _assert_same_gradients(got, want):
+  got, want = flatten(got), flatten(want)
+  scale = np.sqrt(sum(np.sum(np.square(w)) for w in want.values()))
+  for path in want:
+    norm = np.linalg.norm(want[path])
+    # Some gradients are zero in exact arithmetic (a key's bias): the rounding
+    # that stands there instead is held against the whole.
+    limit = 1e-5 * norm if norm > 1e-5 * scale else 1e-6 * scale
+    assert np.linalg.norm(got[path] - want[path]) <= limit, path
+
+
+@functools.cache
+def _on_one_device(connector="mlp"):
+  """(batch, params, (loss, gradients)), shared by the tests below."""
+  batch = random_batch()
+  params = tiny_params(tiny_vlm(connector), batch)
+  return batch, params, _loss_and_grads(tiny_vlm(connector))(params, batch)
+
+
+@pytest.mark.parametrize("connector", ["mlp", "align"])
+@pytest.mark.parametrize("shape", [
+    dict(data=8), dict(data=1, fsdp=8), dict(data=2, fsdp=2, tensor=2),
+    dict(data=1, fsdp=2, tensor=2, context=2),
+    dict(replica=2, data=1, fsdp=2, context=2),
+])
+def test_every_layout_gives_the_loss_and_gradients_of_one_device(
+    connector, shape, capfd):
+  batch, params, want = _on_one_device(connector)
+  mesh = make_mesh(MeshConfig(**shape))
+  layout = Layout(mesh)
+  flat = flatten(params)
+  where = shardings(flat, mesh)
+  placed = unflatten({k: jax.device_put(v, where[k]) for k, v in flat.items()})
+  rows = NamedSharding(mesh, layout.spec("b"))
+  capfd.readouterr()
+  with jax.set_mesh(mesh):
+    got = _loss_and_grads(tiny_vlm(connector, layout), layout)(
+        placed, jax.device_put(batch, rows))
+  assert "rematerialization" not in capfd.readouterr().err
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+  _assert_same_gradients(got[1], want[1])
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_rematerialisation_changes_no_gradient(remat):
+  batch, params, want = _on_one_device()
+  got = _loss_and_grads(tiny_vlm(remat=remat))(params, batch)
+  _assert_same_gradients(got[1], want[1])
+
+
+def test_the_loss_is_the_mean_over_labels_computed_slowly():
+  batch, params, (loss, _) = _on_one_device()
+  model = tiny_vlm()
+  out = model.apply({"params": params}, batch)
+  logits = np.asarray(model.apply(
+      {"params": params}, out["hidden"], method="logits"), "d")
+  total = count = 0.0
+  for b in range(8):
+    for l in range(16):
+      if weight := batch["loss_weights"][b, l]:
+        row = logits[b, l]
+        total -= weight * (row[batch["targets"][b, l]]
+                           - np.log(np.exp(row).sum()))
+        count += weight
+  np.testing.assert_allclose(loss, total / count, rtol=1e-5)
+
+
+def test_a_packed_row_gives_what_its_samples_give_alone():
+  batch = random_batch(rows=2, images=(2,))
+  model = tiny_vlm()
+  params = tiny_params(model, batch)
+  packed = np.asarray(model.apply({"params": params}, batch)["hidden"])
+  for segment, span in [(1, slice(0, 11)), (2, slice(11, 15))]:
+    alone = dict(batch)
+    size = span.stop - span.start
+    for key, empty in [("tokens", 0), ("positions", 0), ("segment_ids", 0),
+                       ("visual_index", -1)]:
+      alone[key] = np.full_like(batch[key], empty)
+      alone[key][:, :size] = batch[key][:, span]
+    alone["image_segment_ids"] = np.where(
+        batch["image_segment_ids"] == segment, 1, 0).astype("i")
+    hidden = model.apply({"params": params}, alone)["hidden"]
+    np.testing.assert_allclose(
+        hidden[:, :size], packed[:, span], rtol=1e-5, atol=1e-5)
+
+
+def test_an_image_reaches_only_its_own_sample():
+  batch = random_batch(rows=2, images=(1,))
+  model = tiny_vlm()
+  params = tiny_params(model, batch)
+  other = dict(batch, images=255 - batch["images"])
+  a = np.asarray(model.apply({"params": params}, batch)["hidden"])
+  b = np.asarray(model.apply({"params": params}, other)["hidden"])
+  np.testing.assert_array_equal(a[:, 0], b[:, 0])       # before the image
+  assert np.abs(a[:, 1:11] - b[:, 1:11]).max() > 1e-3   # from it on
+  np.testing.assert_array_equal(a[:, 11:15], b[:, 11:15])  # another sample
+
+
+def test_a_batch_without_images_never_runs_the_tower():
+  batch = random_batch(images=(0,))
+  model = tiny_vlm()
+  params = tiny_params(model, batch)
+  params["tower"] = jax.tree.map(lambda x: x * np.nan, params["tower"])
+  features = jax.jit(lambda p, b: model.apply(
+      {"params": p}, b, method="features"))
+  assert np.isfinite(features(params, batch)).all()
+  batch["image_segment_ids"][0, 0] = 1
+  assert not np.isfinite(features(params, batch)).all()
+
+
+def test_visual_tokens_stand_at_their_places():
+  batch = random_batch(images=(2,))
+  model = tiny_vlm()
+  params = tiny_params(model, batch)
+
+  def embedded(model, batch):
+    visual = model.encode_images(batch)
+    return model.embed(batch["tokens"], batch["visual_index"],
+                       visual), visual.tokens
+
+  x, visual = model.apply({"params": params}, batch, method=embedded)
+  np.testing.assert_array_equal(x[3, 1:5], visual[3, 0])
+  np.testing.assert_array_equal(x[3, 6:10], visual[3, 1])
+  assert visual.shape == (8, 2, PATCHES, 16)
+
+
+def test_labelled_positions_come_in_order_and_first():
+  weights = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 1]], "f")
+  np.testing.assert_array_equal(labelled(weights, 2), [[1, 3], [4, 0]])
