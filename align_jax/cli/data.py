@@ -70,8 +70,8 @@ def _show(args: argparse.Namespace) -> int:
   shown: list[dict[str, Any]] = []
   for name in names:
     source = open_source(name, config.data.sources[name])
-    places = random.Random(config.seed).sample(
-        range(len(source)), min(args.n, len(source)))
+    places = sorted(random.Random(config.seed).sample(
+        range(len(source)), min(args.n, len(source))))
     if not args.json:
       print(f"source {name}: {len(source):,} examples")
     for place in places:

