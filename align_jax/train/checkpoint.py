@@ -29,12 +29,14 @@ Meta = dict[str, Any]
 class Checkpoints:
   """The checkpoints of a run."""
 
-  def __init__(self, workdir: str | Path, keep: int = 2):
+  def __init__(self, workdir: str | Path, keep: int = 2,
+               read_only: bool = False):
     """Opens the run's checkpoints and clears what a killed save left.
 
     Args:
       workdir: of the run.
       keep: how many of the latest are kept.
+      read_only: clear nothing, for the run may be going on right now.
     """
     self.workdir = Path(workdir).absolute()
     training = ocp.training
@@ -45,7 +47,7 @@ class Checkpoints:
         preservation_policy=training.preservation_policies.LatestN(keep),
         save_decision_policy=(
             training.save_decision_policies.FixedIntervalPolicy(1)),
-        cleanup_tmp_directories=True)
+        cleanup_tmp_directories=not read_only)
     self._saving: tuple[int, Any] | None = None
 
   def latest(self) -> int | None:

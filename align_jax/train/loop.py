@@ -1,6 +1,5 @@
 """A run: its stages one after the other, from wherever it was left."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -35,9 +34,6 @@ from align_jax.validate import check_rows
 
 Result = dict[str, Any]
 
-# A model with fewer parameters may lie whole on every device.
-_SMALL = 10_000_000
-
 
 def train(config: Config, workdir: str | Path, job: Job | None = None,
           show: bool = True) -> Result:
@@ -62,7 +58,7 @@ def train(config: Config, workdir: str | Path, job: Job | None = None,
   manifest.check_same_run(workdir, config)
   done = workdir / "result.json"
   if done.is_file():
-    return json.loads(done.read_text(encoding="utf-8")) | {"resumed": True}
+    return manifest.read_json(done) | {"resumed": True}
   if is_main():
     workdir.mkdir(parents=True, exist_ok=True)
     manifest.write_json(workdir / "config.json", plain(config))
@@ -128,7 +124,9 @@ class _Run:
     self.params = {}  # from here on the state owns the arrays
     tx = make_optimizer(stage, self.rates[index])
     batches = self.job.batches(stage)
-    kept = {p: frozen[p] for p in frozen if self._must_keep(p, index)}
+    earlier = {base(k) for rates in self.rates[:index] for k in rates}
+    kept = {p: x for p, x in frozen.items()
+            if manifest.must_keep(p, self.origins, earlier)}
     path = self.workdir / "audit" / f"{index}.json"
     if saved is not None:
       step, meta = saved
@@ -137,7 +135,7 @@ class _Run:
       del trained
       state = self.checkpoints.restore(step, shapes)
       batches.set_state(_union(meta["data"]))
-      before = json.loads(path.read_text(encoding="utf-8"))
+      before = manifest.read_json(path)
       audit.check_frozen(before["frozen"], audit.fingerprints(state.frozen),
                          stage.name)
       return state, batches
@@ -190,7 +188,7 @@ class _Run:
     """Audits a stage and makes its result the parameters of the next."""
     stage = self.config.stages[index]
     path = self.workdir / "audit" / f"{index}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = manifest.read_json(path)
     audit.check_frozen(before["frozen"], audit.fingerprints(state.frozen),
                        stage.name)
     changed = audit.moved(before["trained"],
@@ -221,12 +219,6 @@ class _Run:
         "stage": index, "step": step, "loss": self.loss,
         "seconds": self._spent(), "data": gather_json(position)})
 
-  def _must_keep(self, path: str, index: int) -> bool:
-    """Whether a frozen array's value is in no weights file."""
-    earlier = {base(k) for rates in self.rates[:index] for k in rates}
-    return path in earlier or not manifest.weights_file(
-        self.origins.get(path, ""))
-
   def _rates(self, stage: StageConfig) -> dict[str, float]:
     try:
       return trainables(self.params, stage.train)
@@ -240,13 +232,11 @@ class _Run:
         {p: self.origins.get(p, "") for p in self.params})
     path = self.workdir / "manifest.json"
     if path.is_file():
-      saved = json.loads(path.read_text(encoding="utf-8"))
+      saved = manifest.read_json(path)
       manifest.check_files(saved["files"], files)
     table = rules.table(self.params, self.mesh)
     self.about = manifest.describe(self.config, self.params, trained,
                                    self.origins, files)
-    if self.about["parameters"] > _SMALL:
-      rules.check_sharded(self.params, self.mesh)
     if is_main():
       manifest.write_json(path, self.about | {
           "partition": table.splitlines()})
@@ -265,7 +255,7 @@ class _Run:
         "trained_parameters": self.about["trained_parameters"]}
     if is_main():
       path = self.workdir / "manifest.json"
-      saved = json.loads(path.read_text(encoding="utf-8"))
+      saved = manifest.read_json(path)
       manifest.write_json(path, saved | {
           "steps": steps, "seconds": result["seconds"]})
       if finished:

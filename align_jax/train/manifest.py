@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ def write_json(path: Path, value: Any) -> None:
   part = path.with_name(path.name + ".part")
   part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
   part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+  return json.loads(path.read_text(encoding="utf-8"))
 
 
 def describe(config: Config, params: Mapping[str, jax.Array],
@@ -119,6 +123,16 @@ def weights_file(origin: str) -> str:
   """The file of a provenance "FILE:KEY"; "" for any other origin."""
   file = origin.rpartition(":")[0]
   return file if file and Path(file).is_file() else ""
+
+
+def must_keep(path: str, origins: Mapping[str, str],
+              earlier: Collection[str]) -> bool:
+  """Whether a frozen parameter has to be in the run's own files.
+
+  Not if it is wholly from a weights file, whose hash the manifest holds, and
+  no `earlier` stage trained it: then it is loaded from there again.
+  """
+  return path in earlier or not weights_file(origins.get(path, ""))
 
 
 def hash_files(provenance: Mapping[str, str]) -> dict[str, str]:

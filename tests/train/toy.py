@@ -1,5 +1,7 @@
 """A model, an objective and data of the real shapes' kinds, but tiny."""
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,23 +152,23 @@ def config(**changes: Any) -> Config:
           StageConfig("second", 6, {"connector/*": 3e-3,
                                     "tower/layers[-1]/*": 1e-2}, {"ce": 1.0},
                       weight_decay=0.1, accumulate=2)),
-      "mesh": MeshConfig(data=4, tensor=2), "log_every": 1, "save_every": 4,
+      "mesh": MeshConfig(data=2), "log_every": 1, "save_every": 4,
   }
   return Config(**(given | changes))
 
 
-def job(config: Config, weights: str = "", devices: Any = None,
-        model: Any = None, **options: Any) -> Job:
+def job(config: Config, weights: str = "", model: Any = None,
+        **options: Any) -> Job:
   """The toy as a job.
 
   Args:
     config: of the run.
     weights: a file that the decoder's parameters are said to be from.
-    devices: of the mesh; all by default.
     model: instead of the toy.
     options: of `Rows`.
   """
-  mesh = make_mesh(config.mesh, devices)
+  count = math.prod(dataclasses.astuple(config.mesh))
+  mesh = make_mesh(config.mesh, jax.devices()[:count])
   rows = local_rows(mesh, config.data.rows)
   toy = model or Toy()
 
