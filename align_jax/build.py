@@ -8,6 +8,7 @@ straight into its shards. No host ever holds a whole model.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -53,16 +54,36 @@ class Parts:
   tokens_per_image: int
   copies: Mapping[str, str]
   make: Callable[[Layout], nn.Module]
-  tokenizer: Any = None
-  processor: Any = None
+
+  @functools.cached_property
+  def tokenizer(self) -> Any:
+    """The transformers fast tokenizer of the text side, read on first use.
+
+    Raises:
+      InputError: the config names no place that holds one.
+    """
+    name = "decoder" if self.config.kind == "vlm" else "text"
+    part = getattr(self.config, name)
+    source = part.tokenizer or part.weights
+    if not source and self.config.kind == "clip":
+      source = self.config.tower.weights
+    if not source:
+      raise InputError(f"model.{name} has no weights and no tokenizer; set "
+                       f"model.{name}.tokenizer to a folder that holds one")
+    return load_tokenizer(source)
+
+  @functools.cached_property
+  def processor(self) -> Any:
+    """The PIL image processor beside the tower's weights, or None."""
+    spec = self.specs.get("tower") or self.specs.get("")
+    return load_processor(spec) if spec else None
 
 
 def build(config: ModelConfig, layout: Layout = Layout()) -> Parts:
-  """Modules, tokenizer and image processor of a model.
+  """The modules of a model; tokenizer and processor on first use.
 
   Raises:
-    InputError: weights or a tokenizer that are not there, or sizes that do
-      not fit together.
+    InputError: weights that are not there, or sizes that do not fit together.
   """
   return {"vlm": _vlm, "clip": _clip}[config.kind](config, layout)
 
@@ -93,9 +114,7 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
       model=make(layout), config=config, make=make, copies=copies,
       specs=_given(tower=tower_spec, decoder=decoder_spec),
       image_size=tower.image_size,
-      tokens_per_image=kind.tokens_out(patches, **options),
-      tokenizer=_tokenizer(config.decoder, "decoder"),
-      processor=load_processor(tower_spec) if tower_spec else None)
+      tokens_per_image=kind.tokens_out(patches, **options))
 
 
 def _clip(config: ModelConfig, layout: Layout) -> Parts:
@@ -119,13 +138,10 @@ def _clip(config: ModelConfig, layout: Layout) -> Parts:
     return dual.make(dtype=jnp.dtype(config.dtype), remat=config.remat,
                      layout=layout)
 
-  text = config.text if config.text.tokenizer else dataclasses.replace(
-      config.text, tokenizer=config.tower.weights)
   return Parts(
       model=make(layout), config=config, make=make, copies={},
       specs={"": spec} if spec else {}, image_size=dual.tower.image_size,
-      tokens_per_image=0, tokenizer=_tokenizer(text, "text"),
-      processor=load_processor(spec) if spec else None)
+      tokens_per_image=0)
 
 
 def _read(part: PartConfig, name: str, registry: Any) -> tuple[Any, Spec | None]:
@@ -141,14 +157,6 @@ def _read(part: PartConfig, name: str, registry: Any) -> tuple[Any, Spec | None]
 
 def _given(**specs: Spec | None) -> dict[str, Spec]:
   return {name: spec for name, spec in specs.items() if spec}
-
-
-def _tokenizer(part: PartConfig, name: str) -> Any:
-  source = part.tokenizer or part.weights
-  if not source:
-    raise InputError(f"model.{name} has no weights and no tokenizer; set "
-                     f"model.{name}.tokenizer to a folder that holds one")
-  return load_tokenizer(source)
 
 
 def _one_row(parts: Parts) -> dict[str, jax.Array]:

@@ -47,11 +47,17 @@ def _on_one_device(connector="mlp"):
   return batch, params, _loss_and_grads(tiny_vlm(connector))(params, batch)
 
 
-@pytest.mark.parametrize("connector", ["mlp", "align"])
-@pytest.mark.parametrize("shape", [
-    dict(data=8), dict(data=1, fsdp=8), dict(data=2, fsdp=2, tensor=2),
-    dict(data=1, fsdp=2, tensor=2, context=2),
-    dict(replica=2, data=1, fsdp=2, context=2),
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("connector,shape", [
+    ("align", dict(data=2, fsdp=2, tensor=2)),
+    ("mlp", dict(replica=2, data=1, fsdp=2, context=2)),
+    *(pytest.param(connector, shape, marks=SLOW)
+      for connector in ("mlp", "align", "linear") for shape in (
+          dict(data=8), dict(data=1, fsdp=8), dict(data=1, tensor=8),
+          dict(data=2, fsdp=2, tensor=2),
+          dict(data=1, fsdp=2, tensor=2, context=2))),
 ])
 def test_every_layout_gives_the_loss_and_gradients_of_one_device(
     connector, shape, capfd):
@@ -71,7 +77,8 @@ def test_every_layout_gives_the_loss_and_gradients_of_one_device(
   _assert_same_gradients(got[1], want[1])
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize(
+    "remat", ["full", pytest.param("dots", marks=SLOW)])
 def test_rematerialisation_changes_no_gradient(remat):
   batch, params, want = _on_one_device()
   got = _loss_and_grads(tiny_vlm(remat=remat))(params, batch)
