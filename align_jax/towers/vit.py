@@ -160,7 +160,8 @@ class ViT(nn.Module):
     if config.class_token:
       self.class_c = self.param("class_c", normal(c ** -0.5), (c,))
     self.position_pc = self.param(
-        "position_pc", normal(0.02), (config.patches + config.class_token, c))
+        "position_pc", normal(c ** -0.5),
+        (config.patches + config.class_token, c))
     for name, present in (("pre_norm", config.pre_norm),
                           ("post_norm", config.post_norm != "none")):
       if present:

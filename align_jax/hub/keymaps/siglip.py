@@ -1,13 +1,13 @@
 """SigLIP's vision tower, as transformers' SiglipVisionModel and SiglipModel.
 
-Features alone are read: the attention pooling head and the text tower of the
-whole model are left in the file.
+Features alone are read: the attention pooling head and, of a whole model, all
+but the part "tower" are left in the file.
 """
 
 from typing import Any
 
 from align_jax.hub.foreign_config import Fields
-from align_jax.hub.keymaps import Family, Part
+from align_jax.hub.keymaps import Family, Part, prefixed
 from align_jax.hub.keymaps.clip import (
     BLOCK_RULES,
     block_sizes,
@@ -74,11 +74,8 @@ SIGLIP_VISION = Family(
 
 SIGLIP = Family(
     kind="siglip",
-    rules=RULES,
+    rules=prefixed(RULES, "", "vision_model."),
     read_config=read_config,
     write_config=write_vision_config,
-    rename=((r"^vision_model\.", ""),),
-    ignored=(r"^head\.", r"embeddings\.position_ids$", r"^text_model\.",
-             r"^logit_(scale|bias)$"),
-    parts={"tower": Part(SIGLIP_VISION, "vision_config", "")},
+    parts={"tower": Part(SIGLIP_VISION, "vision_config", "vision_model.")},
 )
