@@ -1,0 +1,248 @@
+"""A trained run in Python: no flags, no global state.
+
+  run = align_jax.load_run("runs/quickstart")
+  run.generate("shape.png", "what color is the circle?")        # "blue"
+  run.generate([None, ["a.png", "b.png"]], ["Hello!", "Compare them."])
+  run.visual_tokens("shape.png")                                # f32[1,T,D]
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from PIL import Image
+
+from align_jax.build import Parts
+from align_jax.config import Config, MeshConfig, load_config
+from align_jax.data.example import PLACEHOLDER, Example
+from align_jax.data.images import ImageReader
+from align_jax.data.render import Renderer
+from align_jax.errors import InputError
+from align_jax.evals.generate import Generator
+from align_jax.evals.prompts import Prompt, rows_for
+
+ImageLike = str | Path | bytes | np.ndarray | Image.Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A model with its weights, and what is needed to talk to it.
+
+  Attributes:
+    workdir: the run's folder.
+    config: what it was trained with.
+    parts: modules, tokenizer and sizes; see `align_jax/build.py`.
+    params: {"tower", "connector", "decoder"}, arrays on their devices.
+    step: training steps behind these weights.
+  """
+  workdir: Path
+  config: Config
+  parts: Parts
+  params: Any
+  step: int
+
+  @property
+  def model(self) -> nn.Module:
+    """The `VLM`; `model.apply({"params": run.params}, ...)`."""
+    return self.parts.model
+
+  @property
+  def tokenizer(self) -> Any:
+    """The decoder's transformers tokenizer."""
+    return self.parts.tokenizer
+
+  @functools.cached_property
+  def renderer(self) -> Renderer:
+    """Conversations to tokens, as in training."""
+    return Renderer(self.tokenizer, self.config.data.template,
+                    self.parts.tokens_per_image)
+
+  @functools.cached_property
+  def reader(self) -> ImageReader:
+    """Images to pixels, as in training."""
+    return ImageReader(self.parts.processor, self.parts.image_size,
+                       self.config.data.max_pixels)
+
+  @functools.cached_property
+  def stop(self) -> tuple[int, ...]:
+    """Tokens that end an answer: eos, and the template's end of turn."""
+    said = self.answer_tokens("yes")
+    stop = {said[-1], self.tokenizer.eos_token_id} - {None}
+    return tuple(sorted(stop))
+
+  @property
+  def embeddings(self) -> np.ndarray:
+    """The language model's embedding table, f32[V,D]."""
+    return np.asarray(self.params["decoder"]["embed_vd"], np.float32)
+
+  def generate(
+      self,
+      images: ImageLike | Sequence[Any] | None,
+      prompt: str | Sequence[str],
+      max_new_tokens: int = 32,
+  ) -> str | list[str]:
+    """Greedy answers.
+
+    Args:
+      images: with one prompt: None, an image, or a list of images (paths,
+        encoded bytes, PIL images or u8[H,W,3]). With a list of prompts: a
+        list with one of these for each.
+      prompt: what the user says. Images come first, unless the text has an
+        `<image>` for each of them.
+      max_new_tokens: answers are cut there.
+
+    Returns:
+      The answer, or a list of them.
+    """
+    if isinstance(prompt, str):
+      return self.generate([images], [prompt], max_new_tokens)[0]
+    if len(images) != len(prompt):
+      raise InputError(f"{len(prompt)} prompts need as many entries in "
+                       f"images, not {len(images)}")
+    sets = [_listed(entry) for entry in images]
+    prompts = [self.prompt(question(text, shown), key if shown else None)
+               for key, (text, shown) in enumerate(zip(prompt, sets))]
+    ids = self.generator().generate(
+        prompts, lambda key: self.read(sets[key]), max_new_tokens)
+    return [self.text(answer) for answer in ids]
+
+  def features(self, images: Any) -> np.ndarray:
+    """What the tower gives for images: f32[I,P,C]."""
+    return self._look(images, "features")["features"]
+
+  def visual_tokens(self, images: Any) -> np.ndarray:
+    """What the language model reads of images: f32[I,T,D]."""
+    return self._look(images, "tokens")["tokens"]
+
+  def distribution(self, images: Any) -> np.ndarray | None:
+    """Of a connector that mixes words, its weights f32[I,T,V]; else None."""
+    if not hasattr(self.model.connector, "return_probs"):
+      return None
+    return self._look(images, "probs")["probs"]
+
+  def generator(self, **options: Any) -> Generator:
+    """Batched generation and scoring; options as `Generator` takes them."""
+    return Generator(self.model, self.params, self.stop,
+                     **({"rows": self.config.eval.batch} | options))
+
+  def prompt(self, example: Example, key: Any = None) -> Prompt:
+    """An example up to its answer; `key` names its set of images."""
+    rendered = self.renderer.prompt(example)
+    return Prompt(rendered.tokens, rendered.visual, key)
+
+  def answer_tokens(self, answer: str) -> list[int]:
+    """What the model must write to say this: the answer and its end."""
+    turns = [{"role": "user", "content": "?"},
+             {"role": "assistant", "content": answer}]
+    rendered = self.renderer({"id": "", "origin": "an answer", "images": [],
+                              "conversation": turns})
+    return rendered.targets[rendered.loss_weights > 0].tolist()
+
+  def text(self, tokens: Sequence[int]) -> str:
+    """Generated tokens as text."""
+    return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+  def read(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images u8[I,H,W,3] as the tower sees them, and their valid boxes."""
+    side = self.parts.image_size
+    pairs = [self.reader(_picture(image)) for image in _listed(images)]
+    if not pairs:
+      return (np.zeros((0, side, side, 3), np.uint8),
+              np.zeros((0, 4), np.int32))
+    pixels, boxes = zip(*pairs)
+    return np.stack(pixels), np.stack(boxes)
+
+  def _look(self, images: Any, what: str) -> dict[str, np.ndarray]:
+    """Images one a row, in batches of one size."""
+    images = _listed(images)
+    rows = rows_for(len(images), self.config.eval.batch)
+    out = []
+    for at in range(0, len(images), rows):
+      pixels, boxes = self.read(images[at:at + rows])
+      count = len(pixels)
+      pad = lambda x, n=rows - count: np.pad(
+          x, [(0, n)] + [(0, 0)] * (x.ndim - 1))[:, None]
+      batch = {"images": pad(pixels), "image_boxes": pad(boxes),
+               "image_segment_ids": pad(np.ones(count, np.int32))}
+      got = _encode(self.model, what, self.params, batch)
+      out.append({k: np.asarray(v[:count, 0], np.float32)
+                  for k, v in got.items()})
+    return {k: np.concatenate([o[k] for o in out]) for k in out[0]}
+
+
+def load_run(workdir: str | Path, mesh: MeshConfig | None = None) -> Run:
+  """Loads a run's newest weights.
+
+  Frozen parts come from where the run took them or from its checkpoint.
+
+  Args:
+    workdir: a folder that `align-jax train` wrote.
+    mesh: how the model lies on the devices. By default every device holds it
+      whole and rows are spread over them; `MeshConfig(data=1, tensor=-1)`
+      cuts the model instead.
+
+  Raises:
+    InputError: no run there, or none of its steps is saved.
+  """
+  from align_jax.build import build
+  from align_jax.parallel.layout import Layout
+  from align_jax.parallel.mesh import make_mesh
+  from align_jax.train.restore import load_run_params
+  from align_jax.validate import validate
+
+  workdir = Path(workdir)
+  saved = workdir / "config.json"
+  if not saved.is_file():
+    raise InputError(f"{workdir} holds no run: there is no {saved.name}; "
+                     "align-jax train --workdir makes one")
+  config = validate(load_config(str(saved)), str(saved))
+  if config.model.kind != "vlm":
+    raise InputError(f"{workdir} trained a {config.model.kind!r} model, which "
+                     "answers no questions; only 'vlm' runs do")
+  layout = Layout(make_mesh(mesh or MeshConfig(data=-1)))
+  parts = build(config.model, layout)
+  params, step = load_run_params(workdir, parts, layout.mesh)
+  return Run(workdir, config, parts, params, step)
+
+
+def question(text: str, images: Sequence[Any]) -> Example:
+  """A user's turn about images, which come first unless the text has them."""
+  if PLACEHOLDER not in text and images:
+    text = PLACEHOLDER * len(images) + "\n" + text
+  return {"id": "", "origin": "your prompt", "images": list(images),
+          "conversation": [{"role": "user", "content": text}]}
+
+
+def _listed(images: Any) -> list[Any]:
+  """None, one image or several, as a list."""
+  if images is None:
+    return []
+  if isinstance(images, str | Path | bytes | Image.Image):
+    return [images]
+  if isinstance(images, np.ndarray) and images.ndim == 3:
+    return [images]
+  return list(images)
+
+
+def _picture(image: Any) -> Any:
+  return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(model: nn.Module, what: str, params: Any,
+            batch: dict[str, Any]) -> dict[str, jax.Array]:
+  """One of "features", "tokens", "probs", f[B,1,...] for each image."""
+  if what == "probs":
+    model = model.clone(connector=model.connector.clone(return_probs=True))
+  apply = lambda method, *args: model.apply(
+      {"params": params}, *args, method=method)
+  features = apply("features", batch)
+  if what == "features":
+    return {what: features}
+  visual = apply("connect", features, batch)
+  return {what: visual.aux["probs"] if what == "probs" else visual.tokens}

@@ -1,0 +1,68 @@
+"""`align-jax study`: runs the cells of a comparison, or prints its table."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+DESCRIPTION = """\
+Runs a study: each cell is a training run and its evaluation. A study that was
+stopped goes on where it was. Results go to results/NAME.json after each cell;
+tables come from that file alone.
+
+  align-jax study configs/mini/study_connectors.py --workdir runs/connectors
+  align-jax study configs/mini/study_connectors.py --workdir runs/connectors \\
+    --cells "mlp-*"
+  align-jax study configs/mini/study_connectors.py --table"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("file", metavar="FILE",
+                      help="a Python file with get_study()")
+  parser.add_argument("--workdir", metavar="DIR",
+                      help="where the cells' runs are")
+  parser.add_argument("--cells", default="*", metavar="GLOB",
+                      help="only cells whose names match")
+  parser.add_argument("--results", default="results", metavar="DIR",
+                      help="where NAME.json goes (default: %(default)s)")
+  parser.add_argument("--table", action="store_true",
+                      help="print the table of the results there are, and run "
+                      "nothing")
+  parser.add_argument("--readme", metavar="FILE",
+                      help="afterwards write the table between the marks "
+                      "<!-- results: NAME --> and <!-- end --> of this file")
+  parser.add_argument("--json", action="store_true",
+                      help="print the results as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+  from align_jax.errors import InputError
+  from align_jax.evals import study, tables
+
+  loaded = study.load_study(args.file)
+  path = Path(args.results) / f"{loaded.name}.json"
+  if args.table:
+    if not path.is_file():
+      raise InputError(f"no results yet: there is no {path}")
+    results = json.loads(path.read_text(encoding="utf-8"))
+  else:
+    if not args.workdir:
+      raise InputError("give --workdir, where the cells' runs shall be, or "
+                       "--table for the table alone")
+    command = ["align-jax", "study", args.file, "--workdir", args.workdir]
+    results = study.run_study(
+        loaded, args.workdir, args.results, args.cells, shlex.join(command),
+        progress=lambda line: print(line, file=sys.stderr))
+  if args.readme:
+    readme = Path(args.readme)
+    text = readme.read_text(encoding="utf-8")
+    if f"<!-- results: {loaded.name} -->" not in text:
+      raise InputError(f"{readme} has no mark <!-- results: {loaded.name} "
+                       "--> ... <!-- end -->")
+    readme.write_text(tables.fill(text, args.results), encoding="utf-8")
+  if args.json:
+    print(json.dumps(results, indent=1))
+  else:
+    print(tables.table(results), end="")
+  return 0

@@ -1,0 +1,53 @@
+"""The run that a verb reads, and output that is JSON alone."""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from align_jax.errors import InputError
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+  """RUN, or --workdir RUN; and --json."""
+  parser.add_argument("run", nargs="?", metavar="RUN",
+                      help="the folder of a run")
+  parser.add_argument("--workdir", metavar="RUN",
+                      help="the same, as `train` has it")
+  parser.add_argument("--json", action="store_true",
+                      help="print one JSON object and nothing else")
+
+
+def folder(args: argparse.Namespace) -> Path:
+  """The run's folder.
+
+  Raises:
+    InputError: none is given, two are, or there is no run.
+  """
+  given = {str(Path(name)) for name in (args.run, args.workdir) if name}
+  if len(given) != 1:
+    raise InputError("which run? give RUN or --workdir RUN" if not given else
+                     f"two runs were given: {' and '.join(sorted(given))}")
+  path = Path(given.pop())
+  if not path.is_dir():
+    raise InputError(f"there is no folder {path}; align-jax train --workdir "
+                     "makes a run")
+  return path
+
+
+@contextlib.contextmanager
+def quiet_stdout(json_only: bool) -> Iterator[None]:
+  """With --json, whatever a library prints goes to standard error."""
+  if not json_only:
+    yield
+    return
+  with contextlib.redirect_stdout(sys.stderr):
+    yield
+
+
+def print_json(value: Any) -> None:
+  """One object on standard output."""
+  print(json.dumps(value, indent=1))
