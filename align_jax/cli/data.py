@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
   """Prints examples at seeded places of each source."""
   from align_jax.build import build
+  from align_jax.data.images import ImageReader
   from align_jax.data.pipeline import open_source
   from align_jax.data.render import Renderer, show
-  from align_jax.data.rows import over_budget
   from align_jax.parallel.layout import Layout
   from align_jax.validate import validate
 
@@ -67,6 +67,8 @@ def _show(args: argparse.Namespace) -> int:
   parts = build(config.model, Layout())
   renderer = Renderer(parts.tokenizer, config.data.template,
                       parts.tokens_per_image)
+  reader = ImageReader(parts.processor, parts.image_size,
+                       config.data.max_pixels)
   shown: list[dict[str, Any]] = []
   for name in names:
     source = open_source(name, config.data.sources[name])
@@ -75,22 +77,46 @@ def _show(args: argparse.Namespace) -> int:
     if not args.json:
       print(f"source {name}: {len(source):,} examples")
     for place in places:
-      example = source[place]
-      rendered = renderer(example)
-      excess = over_budget(rendered, config.data)
-      shown.append({
-          "source": name, "id": example["id"], "origin": example["origin"],
-          "text": rendered.text, "tokens": rendered.tokens.tolist(),
-          "loss_weights": rendered.loss_weights.tolist(),
-          "visual": rendered.visual.tolist(), "over_budget": excess})
-      if not args.json:
-        print(f"\n{example['id']} ({example['origin']})")
+      seen = _one(source, place, config.data, renderer, reader)
+      rendered = seen.pop("rendered")
+      shown.append({"source": name, **seen})
+      if args.json:
+        continue
+      print(f"\n{seen['id']} ({seen['origin']})")
+      if rendered is not None:
         print(show(rendered, parts.tokenizer))
-        if excess:
-          print(f"REFUSED in training: {excess}")
+      if seen["refused"]:
+        print(f"REFUSED in training: {seen['refused']}")
   if args.json:
     print(json.dumps({"examples": shown}))
   return 0
+
+
+def _one(source: Any, place: int, config: Any, renderer: Any,
+         reader: Any) -> dict[str, Any]:
+  """One example, rendered if it can be, and why training would refuse it."""
+  from align_jax.data import BadSample
+  from align_jax.data.images import BadImage
+  from align_jax.data.rows import over_budget
+
+  seen = {"id": "", "origin": f"example {place}", "refused": "",
+          "rendered": None}
+  try:
+    example = source[place]
+    seen |= {"id": example["id"], "origin": example["origin"]}
+    rendered = renderer(example)
+    seen |= {"rendered": rendered, "text": rendered.text,
+             "tokens": rendered.tokens.tolist(),
+             "loss_weights": rendered.loss_weights.tolist(),
+             "visual": rendered.visual.tolist(),
+             "refused": over_budget(rendered, config)}
+    for image in rendered.images:
+      reader(image)
+  except BadSample as bad:
+    seen |= {"origin": bad.origin, "refused": bad.reason}
+  except BadImage as bad:
+    seen["refused"] = str(bad)
+  return seen
 
 
 def _build(args: argparse.Namespace) -> int:

@@ -224,6 +224,7 @@ class Batches(Iterator[dict[str, Any]]):
     """Where the batch last taken ended; plain JSON, nothing read ahead."""
     return {"seed": self.pipeline.seed, "of": self.pipeline.config.streams,
             "mixture": dict(self.pipeline.mixture),
+            "sizes": {n: len(s) for n, s in self.pipeline.sources.items()},
             "streams": {str(n): _plain(s.get_state())
                         for n, s in self._streams.items()}}
 
@@ -235,7 +236,8 @@ class Batches(Iterator[dict[str, Any]]):
     """
     own = self.get_state()
     other = [f"{k} {state.get(k)!r}, here {own[k]!r}"
-             for k in ("seed", "of", "mixture") if state.get(k) != own[k]]
+             for k in ("seed", "of", "mixture", "sizes")
+             if state.get(k) != own[k]]
     missing = sorted(own["streams"].keys() - state.get("streams", {}).keys())
     if missing:
       other.append(f"no state of stream(s) {', '.join(missing)}")

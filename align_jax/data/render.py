@@ -25,6 +25,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 from tokenizers import Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -126,8 +127,8 @@ class Renderer:
     """The example with its labels.
 
     Raises:
-      BadSample: placeholders and images differ in number, or nothing is
-        supervised.
+      BadSample: placeholders and images differ in number, nothing is
+        supervised, or the chat template refuses the conversation.
       TemplateError: no mask can be found with this template.
     """
     self._check(example)
@@ -154,7 +155,7 @@ class Renderer:
       messages.pop()
     example = {**example, "conversation": messages}
     self._check(example)
-    text = self._render(messages, generation=True)
+    text = self._render(example, messages, generation=True)
     return self._tokens(example, text, [])
 
   def _check(self, example: Example) -> None:
@@ -165,22 +166,31 @@ class Renderer:
           example["origin"], f"{written} {PLACEHOLDER} placeholder(s) in the "
           f"conversation for {len(example['images'])} image(s)")
 
-  def _render(self, messages: Sequence[Message], generation: bool) -> str:
-    texts, _ = render_jinja_template(
-        [list(messages)], chat_template=self._jinja,
-        add_generation_prompt=generation, **self.tokenizer.special_tokens_map)
-    return texts[0]
+  def _render(self, example: Example, messages: Sequence[Message],
+              generation: bool) -> str:
+    return self._jinja_render(example, messages,
+                              add_generation_prompt=generation)[0]
+
+  def _jinja_render(self, example: Example, messages: Sequence[Message],
+                    **options: bool) -> tuple[str, list[tuple[int, int]]]:
+    """The text, and the {% generation %} spans in it if they are asked for."""
+    try:
+      texts, spans = render_jinja_template(
+          [list(messages)], chat_template=self._jinja, **options,
+          **self.tokenizer.special_tokens_map)
+    except jinja2.TemplateError as error:
+      # Many templates raise for turns that do not alternate, for example.
+      raise BadSample(example["origin"], "the chat template refuses the "
+                      f"conversation: {error}") from error
+    return texts[0], [tuple(span) for span in spans[0]] if spans else []
 
   def _spans(self, example: Example, messages: Sequence[Message],
              ) -> tuple[str, list[tuple[int, int]]]:
     """The conversation as one string, and the supervised spans in it."""
     if self._marked:
-      texts, spans = render_jinja_template(
-          [list(messages)], chat_template=self._jinja,
-          return_assistant_tokens_mask=True,
-          **self.tokenizer.special_tokens_map)
-      return texts[0], [tuple(span) for span in spans[0]]
-    whole = self._render(messages, generation=False)
+      return self._jinja_render(example, messages,
+                                return_assistant_tokens_mask=True)
+    whole = self._render(example, messages, generation=False)
     spans = []
     for turn, message in enumerate(messages):
       if message["role"] != "assistant":
@@ -188,8 +198,8 @@ class Renderer:
       if all(m["role"] != "user" for m in messages[:turn]):
         raise BadSample(example["origin"],
                         "the conversation begins with the assistant")
-      before = self._render(messages[:turn], generation=True)
-      after = self._render(messages[:turn + 1], generation=False)
+      before = self._render(example, messages[:turn], generation=True)
+      after = self._render(example, messages[:turn + 1], generation=False)
       for part, what in ((before, "with its generation prompt"),
                          (after, "with its answer")):
         if not whole.startswith(part):

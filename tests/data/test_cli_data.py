@@ -18,32 +18,36 @@ def config(tmp_path, monkeypatch):
   path = tmp_path / "a.jsonl"
   path.write_text("".join(json.dumps({"id": i, "conversations": [
       {"from": "human", "value": "what color?"},
-      {"from": "gpt", "value": "blue " * i}]}) + "\n" for i in (1, 2, 3)))
+      {"from": "gpt", "value": "blue " * i}]}) + "\n" for i in (1, 2, 3))
+                  + '{"id": 4, "conversations": []}\n')
   made = Config("x", ModelConfig(), DataConfig(sources={
       "pets": SourceConfig("llava", {"path": str(path)})}, row_length=64,
       labels_per_row=3), ())
   monkeypatch.setattr(verb, "load_config", lambda spec, overrides: {})
   monkeypatch.setattr("align_jax.validate.validate", lambda *_: made)
   monkeypatch.setattr("align_jax.build.build", lambda *_: SimpleNamespace(
-      tokenizer=word_tokenizer(), tokens_per_image=4))
+      tokenizer=word_tokenizer(), tokens_per_image=4, processor=None,
+      image_size=8))
   return path
 
 
 def test_show(config, capsys):
-  assert main(["data", "show", "--config", "x"]) == 0
+  assert main(["data", "show", "--config", "x", "--n", "9"]) == 0
   out = capsys.readouterr().out
-  assert "source pets: 3 examples" in out
+  assert "source pets: 4 examples" in out
   assert f"1 ({config}:1)" in out
   assert re.search(r"\n +\d+ +\* +blue\n", out)
   assert "REFUSED in training: 4 supervised positions, more than" in out
+  assert f"({config}:4)\nREFUSED in training: no \"conversations\"" in out
 
 
-def test_show_one_as_json(config, capsys):
+def test_show_as_json(config, capsys):
   assert main(["data", "show", "--config", "x", "--source", "pets", "--n",
-               "1", "--json"]) == 0
-  (shown,) = json.loads(capsys.readouterr().out)["examples"]
-  assert shown["source"] == "pets"
-  assert len(shown["tokens"]) == len(shown["loss_weights"])
+               "4", "--json"]) == 0
+  shown = json.loads(capsys.readouterr().out)["examples"]
+  assert [s["source"] for s in shown] == ["pets"] * 4
+  assert [bool(s["refused"]) for s in shown] == [False, False, True, True]
+  assert len(shown[0]["tokens"]) == len(shown[0]["loss_weights"]) > 0
 
 
 def test_show_an_unknown_source(config, capsys):

@@ -1,17 +1,20 @@
 """Order, resumption, processes, mixtures, quarantine."""
 
 import dataclasses
+import io
 import json
 import threading
 from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from align_jax.config import DataConfig, SourceConfig
 from align_jax.data import SOURCES, BadSample
 from align_jax.data.batch import batch_spec
 from align_jax.data.images import ImageReader
+from align_jax.data.llava import Llava
 from align_jax.data.pipeline import Pipeline, merge_states, open_source
 from align_jax.data.quarantine import Quarantine
 from tests.data.samples import example, mixed_examples, png
@@ -179,6 +182,9 @@ def test_another_number_of_processes_resumes(make, before, after):
 
 
 def test_a_state_of_another_order_is_refused(make):
+  with pytest.raises(ValueError, match="sizes {'a': 20}, here {'a': 21}"):
+    state = iter(make({"a": numbered(20)})).get_state()
+    iter(make({"a": numbered(21)})).set_state(state)
   state = iter(make(streams=1)).get_state()
   with pytest.raises(ValueError, match="of 1, here 2; no state of stream"):
     iter(make(streams=2)).set_state(state)
@@ -204,66 +210,87 @@ def test_weight_zero_and_empty_mixture(make):
   assert max(sample_order(batches, 10)) >= 100
 
 
-def bad_examples(tmp_path):
-  """Of every kind; each is followed by its reason."""
-  good = numbered(1)[0]
-  return {
-      "missing": ({**good, "images": [tmp_path / "none.png"]},
-                  "does not exist"),
-      "broken": ({**good, "images": [png(0)[:40]]}, "image is not in a known image format"),
-      "large": ({**good, "images": [png(0, (101, 100))]},
-                "101 x 100 = 10,100 pixels, more than max_pixels = 10,000"),
-      "placeholders": ({**good, "images": []},
-                       "1 <image> placeholder"),
-      "no_labels": (example("what?"), "no token is supervised"),
-      "long": (example("what? " * 100, "blue"),
-               "tokens, more than data.row_length = 96"),
-      "labels": (example("what?", "blue " * 20),
-                 "more than data.labels_per_row = 16"),
-      "images": (example("<image>" * 4, "blue", images=4),
-                 "4 images, more than data.images_per_row = 3"),
-  }
+def said(number, question="<image> what?", answer="blue", image="good.png"):
+  return json.dumps({"id": number, "image": image, "conversations": [
+      {"from": "human", "value": question}, {"from": "gpt", "value": answer}]})
 
 
-KINDS = ("missing", "broken", "large", "placeholders", "no_labels", "long",
-         "labels", "images")
+# Kind -> a line of a LLaVA file, and why it is refused.
+BAD = {
+    "missing": (said(0, image="none.png"), "none.png' does not exist"),
+    "broken": (said(0, image="broken.png"), "broken.png' is broken"),
+    "no_image": (said(0, image="a.jsonl"),
+                 "a.jsonl' is not in a known image format"),
+    "large": (said(0, image="large.png"), "large.png' has 101 x 100 = 10,100 "
+              "pixels, more than max_pixels = 10,000"),
+    "outside": (said(0, image="../../secret.png"),
+                "'../../secret.png' leaves the image folder"),
+    "placeholders": (said(0, image=[]),
+                     "1 <image> placeholder(s) in the conversation for 0"),
+    "unplaced": (said(0, "what?"), "0 <image> placeholder(s) in the"),
+    "no_labels": (json.dumps({"id": 0, "conversations": [
+        {"from": "human", "value": "what?"}]}), "no token is supervised"),
+    "no_json": ('{"id": 0', "no valid JSON"),
+    "long": (said(0, "<image>" + "what? " * 100),
+             "tokens, more than data.row_length = 96"),
+    "labels": (said(0, answer="blue " * 20),
+               "21 supervised positions, more than data.labels_per_row = 16"),
+    "images": (said(0, "<image>" * 4, image=["good.png"] * 4),
+               "4 images, more than data.images_per_row = 3"),
+}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_bad_sample_ends_the_run(make, tmp_path, kind):
-  bad, reason = bad_examples(tmp_path)[kind]
-  bad["origin"] = "file.json:17"
-  batches = iter(make({"a": [*numbered(3), bad]}, streams=1))
+@pytest.fixture
+def llava(tmp_path):
+  """Writes lines to a LLaVA file beside a few images; gives its path."""
+  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  buffer = io.BytesIO()
+  Image.fromarray(noise).save(buffer, "PNG")
+  for name, data in (("good", png(7)), ("large", png(0, (101, 100))),
+                     ("broken", buffer.getvalue()[:2000])):
+    (tmp_path / f"{name}.png").write_bytes(data)
+
+  def write(*lines):
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    return tmp_path / "a.jsonl"
+
+  return write
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_sample_ends_the_run(make, llava, kind, workers):
+  line, reason = BAD[kind]
+  path = llava(*[said(i) for i in range(3)], line)
+  batches = iter(make({"a": Llava(str(path))}, streams=1, workers=workers))
   with pytest.raises(BadSample) as caught:
     take(batches, 9)
-  assert caught.value.origin == "file.json:17"
+  assert caught.value.origin == f"{path}:4"
   assert reason in caught.value.reason
-  assert str(caught.value).startswith("file.json:17: ")
+  assert str(caught.value) == f"{path}:4: {caught.value.reason}"
 
 
-def test_quarantine_lists_and_counts(make, tmp_path):
-  bad = bad_examples(tmp_path)
-  assert tuple(bad) == KINDS
-  for kind, (sample, _) in bad.items():
-    sample["origin"] = f"memory:{kind}"
-  sources = {"a": numbered(8) + [sample for sample, _ in bad.values()]}
-  path = tmp_path / "run" / "quarantine.jsonl"
-  setting = dict(sources=sources, on_bad_sample="quarantine", streams=2,
-                 quarantine=path, pack=False)
+def test_quarantine_lists_and_counts(make, llava, tmp_path):
+  lines = [said(i) for i in range(8)] + [line for line, _ in BAD.values()]
+  path = llava(*lines)
+  listed_in = tmp_path / "run" / "quarantine.jsonl"
+  setting = dict(sources={"a": Llava(str(path))}, on_bad_sample="quarantine",
+                 quarantine=listed_in, pack=False)
   batches = iter(make(**setting))
-  assert set(sample_order(batches, 12)) == set(range(8))
-  assert batches.stats["quarantined"] == len(bad)
-  listed = [json.loads(line) for line in path.read_text().splitlines()]
+  assert set(sample_order(batches, 12)) == {7}  # good.png and nothing else
+  assert batches.stats["quarantined"] == len(BAD)
+  listed = [json.loads(r) for r in listed_in.read_text().splitlines()]
   assert sorted(r["origin"] for r in listed) == sorted(
-      f"memory:{kind}" for kind in bad)
+      f"{path}:{9 + i}" for i in range(len(BAD)))
+  reasons = dict(zip([f"{path}:{9 + i}" for i in range(len(BAD))],
+                     [reason for _, reason in BAD.values()]))
   for r in listed:
-    assert r["source"] == "a"
-    assert bad[r["origin"].removeprefix("memory:")][1] in r["reason"]
+    assert r["source"] == "a" and reasons[r["origin"]] in r["reason"]
   # A resumed run goes on with the same list.
   batches = iter(make(**setting))
   take(batches, 12)
-  assert batches.stats["quarantined"] == len(bad)
-  assert len(path.read_text().splitlines()) == len(bad)
+  assert batches.stats["quarantined"] == len(BAD)
+  assert len(listed_in.read_text().splitlines()) == len(BAD)
 
 
 def test_quarantine_file_with_a_half_written_line(tmp_path):

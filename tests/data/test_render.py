@@ -114,6 +114,13 @@ def test_a_template_without_generation_prompt_is_refused():
     renderer(example("what color", "blue", "what shape", "circle"))
 
 
+def test_what_the_template_refuses_is_a_bad_sample():
+  template = "{{ raise_exception('turns must alternate') }}"
+  renderer = Renderer(word_tokenizer(template), "chat", 4)
+  with pytest.raises(BadSample, match="memory:0: .* turns must alternate"):
+    renderer(CASES["text_only"])
+
+
 def test_trailing_newline_is_not_supervised(renderer, tokenizer):
   r = renderer(CASES["text_only"])
   newline = tokenizer.convert_tokens_to_ids("\n")
