@@ -67,16 +67,16 @@ class DecoderConfig:
     faults = []
     if not self.kv_heads:
       object.__setattr__(self, "kv_heads", self.heads)
-    if not self.head_width:
+    if not self.head_width and self.width % self.heads:
+      faults.append(f"width {self.width} does not divide into "
+                    f"{self.heads} heads; give head_width")
+    elif not self.head_width:
       object.__setattr__(self, "head_width", self.width // self.heads)
-      if self.width % self.heads:
-        faults.append(f"width {self.width} does not divide into "
-                      f"{self.heads} heads; give head_width")
+    if self.head_width % 2:
+      faults.append(f"head_width {self.head_width} is odd; RoPE turns pairs")
     if self.heads % self.kv_heads:
       faults.append(f"{self.heads} heads do not divide into "
                     f"{self.kv_heads} kv_heads")
-    if self.head_width % 2:
-      faults.append(f"head_width {self.head_width} is odd; RoPE turns pairs")
     if faults:
       raise ValueError("; ".join(faults))
 

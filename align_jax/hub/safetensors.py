@@ -17,7 +17,7 @@ from align_jax.errors import InputError
 
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16,
-           "BF16": ml_dtypes.bfloat16, "I64": np.int64, "I32": np.int32}
+           "BF16": ml_dtypes.bfloat16}
 
 
 class SafetensorsReader:

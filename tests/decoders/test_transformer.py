@@ -213,10 +213,11 @@ def test_abstract_initialisation_of_a_large_model_is_cheap() -> None:
 
 def test_impossible_sizes_are_listed_together() -> None:
   with pytest.raises(ValueError) as error:
-    DecoderConfig(vocab_size=9, width=15, layers=1, heads=4, kv_heads=3,
-                  mlp_width=8)
-  text = str(error.value)
-  assert "width 15" in text and "kv_heads" in text and "odd" in text
+    DecoderConfig(vocab_size=9, width=16, layers=1, heads=4, kv_heads=3,
+                  head_width=5, mlp_width=8)
+  assert str(error.value) == (
+      "head_width 5 is odd; RoPE turns pairs; 4 heads do not divide into 3 "
+      "kv_heads")
 
 
 def test_registered() -> None:
