@@ -222,9 +222,10 @@ class Batches(Iterator[dict[str, Any]]):
 
   def get_state(self) -> dict[str, Any]:
     """Where the batch last taken ended; plain JSON, nothing read ahead."""
-    return {"seed": self.pipeline.seed, "of": self.pipeline.config.streams,
-            "mixture": dict(self.pipeline.mixture),
-            "sizes": {n: len(s) for n, s in self.pipeline.sources.items()},
+    pipeline = self.pipeline
+    return {"seed": pipeline.seed, "stream_count": pipeline.config.streams,
+            "mixture": dict(pipeline.mixture),
+            "sizes": {n: len(s) for n, s in pipeline.sources.items()},
             "streams": {str(n): _plain(s.get_state())
                         for n, s in self._streams.items()}}
 
@@ -236,7 +237,7 @@ class Batches(Iterator[dict[str, Any]]):
     """
     own = self.get_state()
     other = [f"{k} {state.get(k)!r}, here {own[k]!r}"
-             for k in ("seed", "of", "mixture", "sizes")
+             for k in ("seed", "stream_count", "mixture", "sizes")
              if state.get(k) != own[k]]
     missing = sorted(own["streams"].keys() - state.get("streams", {}).keys())
     if missing:

@@ -15,9 +15,9 @@ Spans: a template with {% generation %} blocks states them itself. Any other
 is rendered for each answer twice, up to the point where the answer begins and
 up to where it ends; both must be beginnings of the whole, which is checked.
 
-`<image>` becomes T positions. The text on its two sides is tokenised apart,
-as every tokenizer does around a special token: so a tokenizer needs no token
-of that name, and the tokens of a prompt are those of training.
+`<image>` becomes T positions. Our copy of the tokenizer has it as a special
+token, so that it is never split and no other token runs across it; the
+model's vocabulary needs none.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from align_jax.data.example import PLACEHOLDER, BadSample, Example, Message
@@ -107,11 +107,14 @@ class Renderer:
     self.tokenizer = tokenizer
     self.template = template
     self.tokens_per_image = tokens_per_image
-    # A copy of our own: threads share it, and nobody else's truncation or
-    # padding settings can reach it.
+    # A copy of our own: it has a placeholder token, threads share it, and
+    # nobody else's truncation or padding settings can reach it.
     self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     self._backend.no_truncation()
     self._backend.no_padding()
+    self._backend.add_special_tokens(
+        [AddedToken(PLACEHOLDER, special=True, normalized=False)])
+    self._placeholder = self._backend.token_to_id(PLACEHOLDER)
     self._jinja = (tokenizer.get_chat_template() if template == "chat"
                    else PLAIN)
     self._marked = bool(_GENERATION.search(self._jinja))
@@ -216,38 +219,36 @@ class Renderer:
   def _tokens(self, example: Example, text: str,
               spans: Sequence[tuple[int, int]]) -> Rendered:
     """Tokens of one string, with the marks that its spans give."""
-    written = text.count(PLACEHOLDER)
-    if written != len(example["images"]):
-      raise TemplateError(f"{example['origin']}: the chat template writes "
-                          f"{written} {PLACEHOLDER} for "
-                          f"{len(example['images'])} image(s)")
     inside = np.zeros(len(text) + 1, bool)
     for start, end in spans:
       inside[start:end] = True
     begins = {start for start, end in spans if start < end}
-    ids, marks, visual = list(self._bos), [False] * len(self._bos), []
-    visual += [-1] * len(ids)
-    at, slot, size = 0, 0, self.tokens_per_image
-    for piece in text.split(PLACEHOLDER):
-      if slot:
+    coded = self._backend.encode(text, add_special_tokens=False)
+    written = coded.ids.count(self._placeholder)
+    if written != len(example["images"]):
+      raise TemplateError(f"{example['origin']}: the chat template writes "
+                          f"{written} {PLACEHOLDER} for "
+                          f"{len(example['images'])} image(s)")
+    ids, marks, visual = [], [], []
+    images, size = 0, self.tokens_per_image
+    for token, (start, end) in zip(coded.ids, coded.offsets):
+      if token == self._placeholder:
         ids += [self._pad] * size
         marks += [False] * size
-        visual += range((slot - 1) * size, slot * size)
-      coded = self._backend.encode(piece, add_special_tokens=False)
-      for token, (start, end) in zip(coded.ids, coded.offsets):
-        crossed = begins.intersection(range(at + start + 1, at + end))
-        if crossed:
-          raise BadSample(
-              example["origin"], "the token "
-              f"{piece[start:end]!r} spans the border of prompt and answer, "
-              "so that the model could never write it; strip the answer's "
-              "leading white space")
-        ids.append(token)
-        marks.append(bool(inside[at + start]))
-      visual += [-1] * len(coded.ids)
-      at += len(piece) + len(PLACEHOLDER)
-      slot += 1
-    return _rendered(ids, marks, visual, example["images"], text)
+        visual += range(images * size, (images + 1) * size)
+        images += 1
+        continue
+      if begins.intersection(range(start + 1, end)):
+        raise BadSample(
+            example["origin"], f"the token {text[start:end]!r} spans the "
+            "border of prompt and answer, so that the model could never write "
+            "it; strip the answer's leading white space")
+      ids.append(token)
+      marks.append(bool(inside[start]))
+      visual.append(-1)
+    n = len(self._bos)
+    return _rendered(self._bos + ids, [False] * n + marks, [-1] * n + visual,
+                     example["images"], text)
 
   def _caption(self, example: Example) -> Rendered:
     text = " ".join(m["content"] for m in example["conversation"]

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from tokenizers import Regex, models, pre_tokenizers
 
-from align_jax.data import BadSample
+from align_jax.data import PLACEHOLDER, BadSample
 from align_jax.data.render import Renderer, TemplateError, show
 from tests.data.samples import CHATML, check_golden, example, word_tokenizer
 
@@ -128,19 +129,34 @@ def test_trailing_newline_is_not_supervised(renderer, tokenizer):
   assert newline not in r.targets[r.loss_weights > 0]
 
 
-def test_tokens_of_the_image_token_are_the_same(tokenizer):
-  """A tokenizer that has an `<image>` token cuts the text at it as we do."""
+@pytest.mark.parametrize("cut", ["words", "first", "always"])
+def test_tokens_are_those_around_an_image_token(cut):
+  """As transformers' processors have it, which give `<image>` a token.
+
+  SentencePiece tokenizers put a space before the first word of a text, or
+  before every piece of it ("first", "always").
+  """
   case = CASES["two_images_two_turns"]
-  with_token = word_tokenizer()
+  plain, with_token = word_tokenizer(), word_tokenizer()
+  if cut != "words":
+    for tokenizer in (plain, with_token):
+      backend = tokenizer.backend_tokenizer
+      vocab = {word.replace(" ", "\u2581"): i
+               for word, i in backend.get_vocab().items()}
+      backend.model = models.WordLevel({**vocab, "\u2581\n": 90}, "<unk>")
+      backend.pre_tokenizer = pre_tokenizers.Sequence([
+          pre_tokenizers.Metaspace(prepend_scheme=cut, split=False),
+          pre_tokenizers.Split(Regex(r"\u2581?\n|\u2581?\w+|[^\w\s]"),
+                               "isolated")])
   with_token.add_special_tokens({"additional_special_tokens": ["<image>"]})
-  whole = with_token.apply_chat_template(case["conversation"],
-                                         return_dict=False)
-  image = with_token.convert_tokens_to_ids("<image>")
-  ours = Renderer(with_token, "chat", 1)(case)
-  theirs = np.asarray(whole)
-  np.testing.assert_array_equal(ours.visual >= 0, theirs == image)
-  np.testing.assert_array_equal(ours.tokens[ours.visual < 0],
-                                theirs[theirs != image])
+  theirs = np.asarray(with_token.apply_chat_template(case["conversation"],
+                                                     return_dict=False))
+  image = theirs == with_token.convert_tokens_to_ids("<image>")
+  for tokenizer in (plain, with_token):
+    ours = Renderer(tokenizer, "chat", 1)(case)
+    np.testing.assert_array_equal(ours.visual >= 0, image)
+    np.testing.assert_array_equal(ours.tokens[~image], theirs[~image])
+  assert PLACEHOLDER not in plain.get_vocab()  # the user's own is untouched
 
 
 @pytest.mark.parametrize("images", [0, 2])
