@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from align_jax.build import Parts
-from align_jax.config import Config, MeshConfig, load_config
+from align_jax.config import Config, MeshConfig
 from align_jax.data.example import PLACEHOLDER, Example
 from align_jax.data.images import ImageReader
 from align_jax.data.render import Renderer
@@ -121,9 +121,7 @@ class Run:
 
   def distribution(self, images: Any) -> np.ndarray | None:
     """Of a connector that mixes words, its weights f32[I,T,V]; else None."""
-    if not hasattr(self.model.connector, "return_probs"):
-      return None
-    return self._look(images, "probs")["probs"]
+    return self._look(images, "probs_tv").get("probs_tv")
 
   def generator(self, **options: Any) -> Generator:
     """Batched generation and scoring; options as `Generator` takes them."""
@@ -175,39 +173,37 @@ class Run:
     return {k: np.concatenate([o[k] for o in out]) for k in out[0]}
 
 
-def load_run(workdir: str | Path, mesh: MeshConfig | None = None) -> Run:
-  """Loads a run's newest weights.
+def load_run(workdir: str | Path, mesh: MeshConfig | None = None,
+             unfinished: bool = False) -> Run:
+  """Loads a run's last checkpoint.
 
   Frozen parts come from where the run took them or from its checkpoint.
 
   Args:
     workdir: a folder that `align-jax train` wrote.
-    mesh: how the model lies on the devices. By default every device holds it
-      whole and rows are spread over them; `MeshConfig(data=1, tensor=-1)`
-      cuts the model instead.
+    mesh: how the model lies on the devices; by default as in training, if
+      the devices are there.
+    unfinished: take the last checkpoint of a run that is not at its end.
 
   Raises:
-    InputError: no run there, or none of its steps is saved.
+    InputError: no run there, no checkpoint yet, or a run that is not
+      finished.
   """
-  from align_jax.build import build
-  from align_jax.parallel.layout import Layout
   from align_jax.parallel.mesh import make_mesh
-  from align_jax.train.restore import load_run_params
-  from align_jax.validate import validate
+  from align_jax.train.restore import restore, run_config
 
   workdir = Path(workdir)
-  saved = workdir / "config.json"
-  if not saved.is_file():
-    raise InputError(f"{workdir} holds no run: there is no {saved.name}; "
-                     "align-jax train --workdir makes one")
-  config = validate(load_config(str(saved)), str(saved))
+  config = run_config(workdir)
   if config.model.kind != "vlm":
     raise InputError(f"{workdir} trained a {config.model.kind!r} model, which "
                      "answers no questions; only 'vlm' runs do")
-  layout = Layout(make_mesh(mesh or MeshConfig(data=-1)))
-  parts = build(config.model, layout)
-  params, step = load_run_params(workdir, parts, layout.mesh)
-  return Run(workdir, config, parts, params, step)
+  if not unfinished and not (workdir / "result.json").is_file():
+    raise InputError(
+        f"the run in {workdir} is not finished: `align-jax train --workdir "
+        f"{workdir}` goes on with it, and --unfinished (unfinished=True in "
+        "Python) takes its last checkpoint as it is")
+  found = restore(workdir, make_mesh(mesh) if mesh else None)
+  return Run(workdir, found.config, found.parts, found.params, found.step)
 
 
 def question(text: str, images: Sequence[Any]) -> Example:
@@ -236,13 +232,15 @@ def _picture(image: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _encode(model: nn.Module, what: str, params: Any,
             batch: dict[str, Any]) -> dict[str, jax.Array]:
-  """One of "features", "tokens", "probs", f[B,1,...] for each image."""
-  if what == "probs":
-    model = model.clone(connector=model.connector.clone(return_probs=True))
+  """{what: f[B,1,...]} for "features", "tokens" or something in aux.
+
+  What the connector does not report is left out.
+  """
   apply = lambda method, *args: model.apply(
       {"params": params}, *args, method=method)
   features = apply("features", batch)
   if what == "features":
     return {what: features}
-  visual = apply("connect", features, batch)
-  return {what: visual.aux["probs"] if what == "probs" else visual.tokens}
+  visual = apply("connect", features, batch["image_segment_ids"])
+  found = {"tokens": visual.tokens} | visual.aux
+  return {what: found[what]} if what in found else {}

@@ -59,21 +59,23 @@ def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   from align_jax.evals.evaluation import Options, evaluate
   from align_jax.evals.tasks import TASKS
   from align_jax.train.manifest import write_json
+  from align_jax.train.restore import run_config
 
-  loaded = load_run(workdir)
-  config = loaded.config.eval
+  config = run_config(workdir).eval
   name = args.task or config.task
   if not name:
     raise InputError(f"the config of {workdir} names no task; give --task, "
                      f"one of {', '.join(TASKS.names())}")
   own = config.options if name == config.task else {}
+  task = TASKS.get(name)(**own)
   options = Options(
       limit=config.limit if args.limit is None else args.limit,
       noise=tuple(args.noise), scoring=args.scoring, rows=config.batch,
       max_new_tokens=config.max_new_tokens, seed=args.seed,
       blind=not args.no_blind, probe=not args.no_probe)
+  loaded = load_run(workdir, unfinished=args.unfinished)
   with _Bars() as bars:
-    result, samples = evaluate(loaded, TASKS.get(name)(**own), options, bars)
+    result, samples = evaluate(loaded, task, options, bars)
   folder = workdir / "eval"
   folder.mkdir(exist_ok=True)
   lines = folder / f"{name}.jsonl"

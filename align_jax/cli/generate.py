@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
   workdir = which_run.folder(args)
   with which_run.quiet_stdout(args.json):
     from align_jax.api import load_run
-    loaded = load_run(workdir)
+    loaded = load_run(workdir, unfinished=args.unfinished)
     answer = loaded.generate(args.image, args.prompt, args.max_new_tokens)
   if args.json:
     which_run.print_json({"prompt": args.prompt, "images": args.image,

@@ -60,7 +60,7 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
 
   if args.images < 1 or args.words < 1:
     raise InputError("--images and --words are at least 1")
-  loaded = load_run(workdir)
+  loaded = load_run(workdir, unfinished=args.unfinished)
   images, asked = chosen(loaded, args)
   seen = look.look(loaded, images, args.words)
   folder = workdir / "inspect"
@@ -70,8 +70,7 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   drawn, files = [], []
   for at, questions in enumerate(asked):
     png = look.draw(loaded, seen, at, [
-        f"{q['question']}  {q['prediction']} {'✓' if q['right'] else '✗'}"
-        for q in questions])
+        (q["question"], q["prediction"], q["right"]) for q in questions])
     if png is not None:
       drawn.append(png)
       files.append(folder / f"image_{at:02}.png")

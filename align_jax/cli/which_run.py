@@ -12,11 +12,14 @@ from align_jax.errors import InputError
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-  """RUN, or --workdir RUN; and --json."""
+  """RUN, or --workdir RUN; --unfinished; --json."""
   parser.add_argument("run", nargs="?", metavar="RUN",
                       help="the folder of a run")
   parser.add_argument("--workdir", metavar="RUN",
                       help="the same, as `train` has it")
+  parser.add_argument("--unfinished", action="store_true",
+                      help="take the last checkpoint of a run that is not at "
+                      "its end")
   parser.add_argument("--json", action="store_true",
                       help="print one JSON object and nothing else")
 

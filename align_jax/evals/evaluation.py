@@ -33,8 +33,9 @@ class Options:
   Attributes:
     limit: questions, whole images in a fixed seeded order; 0 is all.
     noise: strengths of noise on the tower's features, each a pass more.
-    scoring: "generate", "likelihood" over the closed set, or "both", of
-      which generation makes the headline.
+    scoring: "generate", "likelihood" over the closed set, or "both": then
+      generation makes the headline and is alone in the blind and noisy
+      passes.
     max_new_tokens: answers are cut there.
     rows: questions in a batch.
     seed: of the sample, of the exchange and of the noise.
@@ -162,10 +163,13 @@ class _Asker:
     total = len(prompts)
     told = lambda done, what=name: self.progress(what, total, done)
     said = likely = None
-    if self.options.scoring != "likelihood":
+    scoring = self.options.scoring
+    if scoring == "both" and (partners is not None or noise):
+      scoring = "generate"  # the headline's, to compare like with like
+    if scoring != "likelihood":
       said = [self.run.text(ids) for ids in generator.generate(
           prompts, read, self.options.max_new_tokens, told)]
-    if self.options.scoring != "generate":
+    if scoring != "generate":
       scores = generator.score(
           prompts, self.closed, read,
           lambda done: told(done, f"{name}, likelihood"))

@@ -249,7 +249,8 @@ def _encode(model: nn.Module, noisy: bool, params: Any,
     root = jax.random.key(seed)
     keys = jax.vmap(lambda d: jax.random.fold_in(root, d))(draws)
     features = jax.vmap(draw)(keys, features)
-  visual = _call(model, params, "connect", features, batch)
+  visual = _call(model, params, "connect", features,
+                 batch["image_segment_ids"])
   kept = {k: v for k, v in visual.aux.items() if k == "special_xd"}
   return ConnectorOutput(visual.tokens, kept)
 

@@ -17,7 +17,8 @@ from align_jax.evals.contrast import arms_of, figure
 from align_jax.evals.intervals import paired_t
 
 _MARKED = re.compile(
-    r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    r"(?P<mark><!-- results: (?P<name>[\w-]+) -->\n)(?P<shown>.*?)"
+    r"(?P<end><!-- end -->)", re.DOTALL)
 
 CAVEAT = ("Synthetic data, small model; not comparable with the paper's "
           "numbers.")
@@ -84,15 +85,17 @@ def fill(text: str, results_dir: str | Path) -> str:
   """The text with every marked table written anew.
 
   Raises:
-    InputError: a table is marked whose results file does not exist.
+    InputError: a table is shown whose results file does not exist.
   """
   def replace(match: re.Match) -> str:
     path = Path(results_dir) / f"{match['name']}.json"
     if not path.is_file():
-      raise InputError(f"a table is marked {match['name']!r}, but there is no "
-                       f"{path}; run its study first")
+      if not match["shown"].strip():
+        return match[0]  # marked, and still to be run
+      raise InputError(f"a table is shown of {match['name']!r}, but there is "
+                       f"no {path}; run its study first")
     results = json.loads(path.read_text(encoding="utf-8"))
-    return match[1] + table(results) + match[3]
+    return match["mark"] + table(results) + match["end"]
 
   return _MARKED.sub(replace, text)
 

@@ -79,7 +79,7 @@ def tell(run: Run, seen: Look, image: int) -> list[dict[str, Any]]:
 
 
 def draw(run: Run, seen: Look, image: int,
-         lines: Sequence[str] = ()) -> bytes | None:
+         answers: Sequence[tuple[str, str, bool]] = ()) -> bytes | None:
   """One image under its words; None where tokens form no grid.
 
   A connector that mixes words is drawn by its own distribution, any other by
@@ -100,7 +100,8 @@ def draw(run: Run, seen: Look, image: int,
                   "words of the language model by cosine; the darker a cell, "
                   "the larger the cosine of its first word"))
   return pictures.words_over_patches(
-      seen.pixels[image], shown, found.scores[part, 0], title, note, lines)
+      seen.pixels[image], shown, found.scores[part, 0], title, note,
+      answers)
 
 
 def distribution(run: Run, seen: Look, k: int = 24) -> dict[str, Any] | None:

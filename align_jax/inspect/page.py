@@ -153,8 +153,9 @@ here.</p>
 Over {{ distribution.tokens }} visual tokens:</p>
 <div class="cards">
   <div class="card"><b>{{ num(distribution.entropy) }}</b>
-    <span>nats of entropy; uniform over all {{ "{:,}".format(distribution.vocabulary) }}
-    words would be {{ num(distribution.uniform) }}</span></div>
+    <span>nats of entropy; uniform over all
+    {{ "{:,}".format(distribution.vocabulary) }} words would be
+    {{ num(distribution.uniform) }}</span></div>
   <div class="card"><b>{{ distribution.effective_words }}</b>
     <span>words carry 90 % of a token (median; from
     {{ distribution.effective_range[0] }} to

@@ -1,5 +1,6 @@
 """Pictures: the words of visual tokens, laid over their patches."""
 
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -9,11 +10,15 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ft2font import FT2Font
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 INK, PAPER, QUIET, ACCENT = "#16202c", "#ffffff", "#66737f", "#0b7a75"
+GOOD, BAD = "#16794a", "#b3261e"
+FONT = "DejaVu Sans"  # comes with matplotlib
 
 
 def grid_of(tokens: int) -> tuple[int, int] | None:
@@ -28,7 +33,7 @@ def words_over_patches(
     weights: np.ndarray,
     title: str = "",
     note: str = "",
-    lines: Sequence[str] = (),
+    answers: Sequence[tuple[str, str, bool]] = (),
 ) -> bytes:
   """The image, and beside it each patch under the words of its token.
 
@@ -41,7 +46,8 @@ def words_over_patches(
     weights: f[T], of the first word: a cosine or a probability.
     title: what is shown.
     note: how to read it.
-    lines: short texts under the image, such as questions and answers.
+    answers: (question, answer, whether it is right), to stand under the
+      image as far as there is room.
 
   Returns:
     A PNG.
@@ -64,13 +70,18 @@ def words_over_patches(
   whole = place(edge, edge + side - small, small)
   cells = place(small + 2 * edge, edge, side)
   say = lambda x, y, text, **kw: figure.text(
-      x / wide, 1 - y / tall, text, va="top", parse_math=False, **kw)
+      x / wide, 1 - y / tall, text, va="top", parse_math=False, fontfamily=FONT,
+      **kw)
   say(edge, 0.16, title, fontsize=17, color=INK, fontweight="bold")
   say(edge, 0.54, note, fontsize=10.5, color=QUIET)
-  for at, line in enumerate(lines):
-    below = heading + small + 0.16 + 0.27 * at
-    if below + 0.25 < tall:
-      say(edge, below, line, fontsize=11.5, color=INK)
+  letters = int(small * 72 / 6.4)  # of a line under the image
+  for at, (question, answer, right) in enumerate(answers):
+    below = heading + small + 0.14 + 0.5 * at
+    if below + 0.45 < tall:
+      say(edge, below, _short(question, letters), fontsize=10.5, color=QUIET)
+      say(edge, below + 0.19,
+          _short(f"{'✓' if right else '✗'} {answer}", letters - 4),
+          fontsize=12, color=GOOD if right else BAD, fontweight="bold")
   for axes in (whole, cells):
     axes.imshow(image, extent=(0, cols, rows, 0), interpolation="lanczos")
     axes.set_axis_off()
@@ -108,11 +119,19 @@ def _words(axes: Any, x: int, y: int, choice: Sequence[str],
               fontsize=max(size, 3.5), color="white",
               alpha=1.0 if first else 0.9,
               fontweight="bold" if first else "normal",
-              path_effects=outline, parse_math=False)
+              path_effects=outline, fontfamily=FONT, parse_math=False)
 
 
-def _short(word: str, most: int = 14) -> str:
-  return word if len(word) <= most else word[:most - 1] + "…"
+def _short(text: str, most: int = 14) -> str:
+  """Cut to a length, with a box for what the font cannot draw."""
+  font = _font()
+  text = "".join(c if font.get_char_index(ord(c)) else "▯" for c in text)
+  return text if len(text) <= most else text[:most - 1] + "…"
+
+
+@functools.cache
+def _font() -> FT2Font:
+  return get_font(findfont(FONT))
 
 
 def norms(visual: np.ndarray, text: np.ndarray) -> bytes:

@@ -2,12 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from align_jax.cli.main import main
+from align_jax.config import find_config
 from align_jax.errors import InputError
 from align_jax.evals import contrast, study, tables
 from align_jax.evals.study import Cell, Column, Study
+
+ROOT = Path(__file__).parents[2]
 
 
 def _study(seeds=(0, 1, 2), **kw) -> Study:
@@ -188,6 +193,44 @@ def test_readme_is_filled_and_checked(tmp_path):
   assert tables.differing(filled, tmp_path / "results") == []
   with pytest.raises(InputError, match="run its study first"):
     tables.fill(readme.replace("toy", "other"), tmp_path / "results")
+  still_to_run = "<!-- results: other -->\n<!-- end -->"
+  assert tables.fill(still_to_run, tmp_path / "results") == still_to_run
+
+
+def test_the_readme_shows_what_the_results_say():
+  text = (ROOT / "README.md").read_text(encoding="utf-8")
+  assert tables.differing(text, ROOT / "results") == []
+
+
+@pytest.mark.parametrize("file", sorted(
+    str(p.relative_to(ROOT)) for p in ROOT.glob("configs/**/study_*.py")))
+def test_shipped_studies_can_be_read(file: str):
+  loaded = study.load_study(ROOT / file)
+  for cell in loaded.cells.values():
+    find_config(cell.config.partition(":")[0])
+
+
+def test_verb(tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  runner = _Runner(tmp_path, lambda arm, seed: 0.8)
+  (tmp_path / "toy.py").write_text(
+      "from tests.evals.test_study import _study\n"
+      "get_study = lambda: _study((0,))\n")
+  (tmp_path / "R.md").write_text("<!-- results: toy -->\n<!-- end -->\n")
+  monkeypatch.setattr(study.run_study, "__defaults__", (
+      "results", "*", "", runner, lambda line: None))
+  assert main(["study", "toy.py", "--table"]) == 2
+  assert main(["study", "toy.py"]) == 2
+  assert "give --workdir" in capsys.readouterr().err
+  assert main(["study", "toy.py", "--workdir", "w", "--readme", "R.md",
+               "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert set(found["cells"]) == {"mlp-0", "align-0"}
+  assert found == json.loads((tmp_path / "results/toy.json").read_text())
+  assert main(["study", "toy.py", "--table"]) == 0
+  table = capsys.readouterr().out
+  assert table.startswith("| connector |")
+  assert table in (tmp_path / "R.md").read_text()
 
 
 def test_interval_over_images_needs_the_same_images(tmp_path):

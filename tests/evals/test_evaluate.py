@@ -1,0 +1,214 @@
+"""`align-jax evaluate` and `generate`, and a run in Python, end to end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import align_jax
+from align_jax import api
+from align_jax.cli.main import main
+from align_jax.errors import InputError
+from align_jax.evals import evaluation, tasks
+from align_jax.evals.evaluation import Options
+from align_jax.evals.tasks import Item
+from tests.evals import tiny_run
+
+pytest.importorskip("easy_vqa")
+
+
+@pytest.fixture(scope="module")
+def workdir() -> Path:
+  return tiny_run.shared()
+
+
+@pytest.fixture(scope="module")
+def run(workdir: Path):
+  return align_jax.load_run(workdir)
+
+
+class _Task:
+  """Two coloured squares, four questions; image 1 shows the other colour."""
+  name = "squares"
+  n_images = 2
+  answers = ("red", "blue", "yes")
+  training = [("what color is it?", "red"), ("what color is it?", "red"),
+              ("is it red?", "yes")]
+  items = [Item(f"{i}{j}", i, q, a, kind, 2 * i + j)
+           for i, rows in enumerate((
+               [("what color is it?", "red", "color"),
+                ("is it red?", "yes", "yes/no")],
+               [("what color is it?", "blue", "color"),
+                ("is it red?", "no", "yes/no")]))
+           for j, (q, a, kind) in enumerate(rows)]
+
+  def example(self, item):
+    return {"id": item.id, "origin": item.id, "images": [b""],
+            "conversation": [
+                {"role": "user", "content": "<image>\n" + item.question},
+                {"role": "assistant", "content": item.answer}]}
+
+  def image(self, image):
+    color = [(255, 0, 0), (0, 0, 255)][image]
+    return Image.new("RGB", (16, 16), color)
+
+  def exchanged(self, seed):
+    return [1, 0]
+
+  def probe_images(self):
+    images = [self.image(i % 2) for i in range(8)]
+    names = ["red", "blue"] * 4
+    return images, images[:4], {"color": (names, names[:3] + [""])}
+
+
+def test_figures_follow_from_the_samples(run):
+  result, samples = evaluation.evaluate(
+      run, _Task(), Options(noise=(0.5,), scoring="both", rows=4))
+  assert [s["id"] for s in samples] == ["00", "01", "10", "11"]
+  share = lambda rows, key="right": np.mean([r[key] for r in rows])
+  assert result["accuracy"] == share(samples)
+  assert result["n"] == 4 and result["images"] == 2
+  # "red" and "yes" are the best training answers: right on image 0 alone.
+  assert result["question_prior_accuracy"] == 0.5
+  assert result["majority_accuracy"] == 0.25
+  assert [s["prior"] for s in samples] == ["red", "yes"] * 2
+  assert [s["blind_image"] for s in samples] == [1, 1, 0, 0]
+  blind = np.mean([s["blind_prediction"] == s["answer"] for s in samples])
+  assert result["blind_accuracy"] == blind
+  assert result["margin"] == pytest.approx(
+      result["accuracy"] - max(0.5, blind))
+  assert set(result["by_type"]) == {"color", "yes/no"}
+  assert result["by_type"]["color"]["n"] == 2
+  assert set(result["noise"]) == {"0.5"}
+  assert all(s["likelihood_prediction"] in _Task.answers for s in samples)
+  assert result["probe"] == {"color": 1.0}
+  assert "exact match" in result["protocol"]
+
+
+def test_the_blind_pass_shows_the_other_image(run):
+  # Exchanged twice is not exchanged: what the model says of image 0 when
+  # asked blind is what it says of image 1 when asked the same.
+  class Swapped(_Task):
+    def image(self, image):
+      return super().image(1 - image)
+
+  options = Options(probe=False)
+  _, plain = evaluation.evaluate(run, _Task(), options)
+  _, swapped = evaluation.evaluate(run, Swapped(), options)
+  assert ([s["blind_prediction"] for s in plain]
+          == [s["prediction"] for s in swapped])
+
+
+def test_likelihood_alone_is_the_headline(run):
+  result, samples = evaluation.evaluate(
+      run, _Task(), Options(scoring="likelihood", probe=False, blind=False))
+  assert "closed set" in result["protocol"]
+  assert "likelihood_accuracy" not in result
+  assert all(s["prediction"] in _Task.answers for s in samples)
+  assert result["blind_accuracy"] is None
+  assert result["margin"] == pytest.approx(result["accuracy"] - 0.5)
+
+
+def test_options_list_their_faults():
+  with pytest.raises(InputError) as error:
+    Options(limit=-1, noise=(-0.5,), scoring="guess")
+  assert str(error.value) == (
+      "scoring 'guess' is not one of generate, likelihood, both; noise -0.5 "
+      "is negative; limit -1 is negative; 0 takes all")
+
+
+@pytest.fixture
+def loaded(run, monkeypatch: pytest.MonkeyPatch) -> None:
+  """Verbs find the run loaded: one of them reads it itself, below."""
+  monkeypatch.setattr(api, "load_run", lambda workdir, **options: run)
+
+
+def test_json_is_all_there_is_on_stdout(workdir: Path, capsys):
+  assert main(["evaluate", "--workdir", str(workdir), "--limit", "12",
+               "--noise", "1", "--json"]) == 0
+  result = json.loads(capsys.readouterr().out)
+  assert {"accuracy", "ci95", "majority_accuracy", "question_prior_accuracy",
+          "blind_accuracy", "by_type", "n", "margin", "probe"} <= set(result)
+  assert result["n"] == 12 and result["limit"] == 12
+  assert set(result["noise"]) == {"1"} and set(result["probe"]) == {
+      "shape", "color"}
+  assert result["train"]["steps"] == 2 and result["versions"]["jax"]
+  lines = Path(result["samples"]).read_text().splitlines()
+  assert len(lines) == 12
+  assert json.loads((workdir / "eval" / "easy_vqa.json").read_text()) == result
+
+
+def test_table_for_people(workdir: Path, loaded, capsys):
+  assert main(["evaluate", str(workdir), "--limit", "12", "--no-probe",
+               "--no-blind"]) == 0
+  out = capsys.readouterr().out
+  assert "easy_vqa: 12 questions on" in out and "question prior" in out
+  assert "ceiling" not in out
+
+
+@pytest.mark.parametrize("argv, said", [
+    (["{none}"], "there is no folder"),
+    ([], "which run? give RUN or --workdir RUN"),
+    (["{run}", "--workdir", "{none}"], "two runs were given"),
+    (["{empty}"], "no run in"),
+    (["{run}", "--task", "easy_vpa"], "did you mean 'easy_vqa'?"),
+])
+def test_errors_say_what_to_do(workdir: Path, tmp_path: Path, capsys, argv,
+                               said: str):
+  names = dict(run=workdir, none=tmp_path / "none", empty=tmp_path)
+  assert main(["evaluate", *(a.format(**names) for a in argv)]) in (1, 2)
+  captured = capsys.readouterr()
+  assert said in captured.err and not captured.out
+
+
+def test_an_unfinished_run_is_refused(workdir: Path, tmp_path: Path, capsys):
+  copy = tmp_path / "run"
+  copy.mkdir()
+  for entry in workdir.iterdir():
+    if entry.name != "result.json":
+      (copy / entry.name).symlink_to(entry)
+  assert main(["generate", str(copy), "--prompt", "what?"]) == 2
+  assert "is not finished" in capsys.readouterr().err
+  assert align_jax.load_run(copy, unfinished=True).step == 2
+
+
+def test_generate(workdir: Path, run, loaded, tmp_path: Path, capsys):
+  Image.new("RGB", (20, 20), (0, 200, 0)).save(tmp_path / "a.png")
+  assert main(["generate", str(workdir), "--image", str(tmp_path / "a.png"),
+               "--prompt", "what shape is it?", "--max-new-tokens", "3",
+               "--json"]) == 0
+  said = json.loads(capsys.readouterr().out)
+  assert said["answer"] == run.generate(
+      tmp_path / "a.png", "what shape is it?", max_new_tokens=3)
+
+
+def test_a_run_in_python(run, workdir: Path):
+  pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+  picture = Image.fromarray(pixels)
+  assert run.step == 2 and run.workdir == workdir
+  assert run.features([picture, pixels]).shape == (2, 4, 16)
+  tokens = run.visual_tokens(pixels)
+  assert tokens.shape == (1, 4, 16)
+  np.testing.assert_allclose(tokens, run.visual_tokens([picture]), rtol=1e-6)
+  assert run.distribution(pixels) is None  # an MLP has none
+  assert run.embeddings.shape == (80, 16)
+  alone = [run.generate(i, p, 3) for i, p in (
+      (pixels, "what is it?"), (None, "what is it?"))]
+  assert run.generate([pixels, None], ["what is it?"] * 2, 3) == alone
+  with pytest.raises(InputError, match="2 prompts need as many entries"):
+    run.generate([pixels], ["a", "b"])
+
+
+def test_answers_end_as_in_training(run):
+  end = run.tokenizer.convert_tokens_to_ids("<|im_end|>")
+  yes = run.tokenizer.convert_tokens_to_ids("yes")
+  assert run.answer_tokens("yes") == [yes, end]
+  assert run.stop == (end,)
+
+
+def test_own_task_registers(run):
+  tasks.TASKS.register("squares")(_Task)
+  assert tasks.TASKS.get("squares") is _Task
+  assert "squares" in tasks.TASKS.names()

@@ -1,0 +1,96 @@
+"""`align-jax inspect run`: words, figures, pictures and the page."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import align_jax
+from align_jax import api
+from align_jax.cli.main import main
+from align_jax.inspect import look
+from tests.evals import tiny_run
+
+pytest.importorskip("easy_vqa")
+
+
+@pytest.fixture(scope="module")
+def align():
+  """A run whose connector mixes words."""
+  return align_jax.load_run(tiny_run.shared("align"))
+
+
+@pytest.fixture
+def loaded(align, monkeypatch: pytest.MonkeyPatch) -> Path:
+  monkeypatch.setattr(api, "load_run", lambda workdir, **options: align)
+  return align.workdir
+
+
+def test_inspect_writes_everything(loaded: Path, capsys):
+  assert main(["inspect", "run", str(loaded), "--images", "2",
+               "--json"]) == 0
+  result = json.loads(capsys.readouterr().out)
+  assert result["tokens_per_image"] == 4 and len(result["pictures"]) == 2
+  for file in result["pictures"]:
+    assert min(Image.open(file).size) > 700
+  page = Path(result["report"]).read_text()
+  assert "Not evaluated yet" in page and "The distribution" in page
+  assert page.count("data:image/png") == 2 + 2 + 1
+  told = json.loads(Path(result["words"]).read_text())["images"]
+  assert len(told) == 2 and len(told[0]) == 4
+  token = told[0][0]
+  assert len(token["nearest"]) == len(token["top"]) == 5
+  assert 0 <= token["entropy"] <= math.log(80) + 1e-4
+  assert 1 <= token["effective_words"] <= 80
+
+
+def test_evaluated_questions_are_shown(loaded: Path, capsys):
+  folder = loaded / "eval"
+  folder.mkdir(exist_ok=True)
+  lines = [{"image": i, "type": t, "question": f"{t}?", "answer": "no",
+            "prediction": "unheard of", "right": False}
+           for i in (5, 9) for t in ("a", "b", "c", "a", "a")]
+  (folder / "easy_vqa.jsonl").write_text(
+      "".join(json.dumps(line) + "\n" for line in lines))
+  assert main(["inspect", "run", str(loaded), "--images", "1"]) == 0
+  page = (loaded / "inspect" / "report.html").read_text()
+  assert page.count("unheard of") == look.QUESTIONS
+  assert len(list((loaded / "inspect").glob("image_*.png"))) == 1
+  assert "entropy" in capsys.readouterr().out
+  (folder / "easy_vqa.jsonl").unlink()
+
+
+def test_own_images(loaded: Path, tmp_path: Path, capsys):
+  Image.new("RGB", (30, 20), (9, 9, 200)).save(tmp_path / "mine.png")
+  assert main(["inspect", "run", "--workdir", str(loaded), "--image",
+               str(tmp_path / "mine.png"), "--json"]) == 0
+  assert len(json.loads(capsys.readouterr().out)["pictures"]) == 1
+
+
+def test_distribution_is_what_makes_the_token(align):
+  pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+  probs = align.distribution(list(pixels))
+  assert probs.shape == (3, 4, 80)
+  np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-5)
+  np.testing.assert_allclose(
+      probs @ align.embeddings, align.visual_tokens(list(pixels)), atol=1e-5)
+  seen = look.look(align, list(pixels), k=3)
+  assert seen.top.ids.shape == (12, 3)
+  np.testing.assert_allclose(seen.top.scores[:, 0],
+                             probs.max(-1).reshape(-1), rtol=1e-5)
+  figures = look.distribution(align, seen, k=7)
+  assert figures["tokens"] == 12 and len(figures["words"]) == 7
+  best = probs.reshape(-1, 80).mean(0).argmax()
+  assert figures["words"][0][1] == pytest.approx(
+      probs.reshape(-1, 80).mean(0)[best], rel=1e-4)
+
+
+def test_losses_survive_a_torn_line(tmp_path: Path):
+  (tmp_path / "metrics.jsonl").write_text(
+      '{"step": 2, "loss": 1.5}\n{"step": 1, "loss": 2.0}\n'
+      '{"step": 2, "loss": 1.4}\n{"step": 3, "lo')
+  assert look.losses(tmp_path) == [(1.0, 2.0), (2.0, 1.4)]
+  assert look.losses(tmp_path / "none") == []
