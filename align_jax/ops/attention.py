@@ -80,22 +80,21 @@ def attention(
     raise ValueError("give both q_segments and kv_segments, or neither")
   scale = width ** -0.5 if scale is None else scale
 
-  # Heads first, the queries of a group in one matrix: every product below is
-  # then a plain batched matrix product, forward and backward.
+  # Key-value heads first, the queries of a group in one matrix: every product
+  # below is then a plain batched matrix product, forward and backward. Tokens
+  # are the slower part of that axis, so that it can be cut over a mesh.
   m = h // g
-  q = (q * scale).reshape(b, l, g, m, width).transpose(0, 2, 3, 1, 4)
-  q, k, v = q.reshape(b, g, m * l, width), k.swapaxes(1, 2), v.swapaxes(1, 2)
+  q = (q * scale).reshape(b, l, g, m, width).swapaxes(1, 2)
+  q, k, v = q.reshape(b, g, l * m, width), k.swapaxes(1, 2), v.swapaxes(1, 2)
   scores = jnp.einsum("bgik,bgsk->bgis", q, k,
                       preferred_element_type=jnp.float32)
   mask = attention_mask(
       q_segments, kv_segments, q_positions, kv_positions, causal)
   if mask is not None:
-    scores = scores.reshape(b, g, m, l, -1)
-    scores = jnp.where(mask[:, None, None], scores, _MASKED)
-    scores = scores.reshape(b, g, m * l, -1)
+    scores = jnp.where(jnp.repeat(mask, m, axis=1)[:, None], scores, _MASKED)
   probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  out = jnp.einsum("bgis,bgsk->bgik", probs, v).reshape(b, g, m, l, width)
-  out = out.transpose(0, 3, 1, 2, 4).reshape(b, l, h, width)
+  out = jnp.einsum("bgis,bgsk->bgik", probs, v).reshape(b, g, l, m, width)
+  out = out.swapaxes(1, 2).reshape(b, l, h, width)
   if q_segments is not None:
     out = out * mask.any(-1)[:, :, None, None].astype(out.dtype)
   return out

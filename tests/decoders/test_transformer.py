@@ -1,6 +1,7 @@
 """The decoder alone: packing, caches, ranges, dtypes."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -26,7 +27,8 @@ def _whole(m: Any, tokens: Any, positions: Any, segments: Any) -> Any:
 @pytest.fixture(scope="module")
 def params() -> Any:
   ids = jnp.zeros((1, 2), jnp.int32)
-  made = MODULE.init(jax.random.key(0), ids, ids, ids, method=_whole)["params"]
+  made = jax.jit(functools.partial(MODULE.init, method=_whole))(
+      jax.random.key(0), ids, ids, ids)["params"]
   # Peaked attention, so that leaks would show.
   return {**made, "layers": {**made["layers"],
                              "q_dhk": made["layers"]["q_dhk"] * 4},
@@ -40,8 +42,12 @@ def _logits(params: Any, tokens: Any, positions: Any = None,
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   if segments is None:
     segments = jnp.ones_like(tokens)
-  return np.asarray(module.apply(
-      {"params": params}, tokens, positions, segments, method=_whole))
+  return np.asarray(_run(module, params, tokens, positions, segments))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(module: Any, params: Any, *inputs: Any) -> Any:
+  return module.apply({"params": params}, *inputs, method=_whole)
 
 
 def _rows(seed: int, *lengths: int) -> list[np.ndarray]:
@@ -81,10 +87,16 @@ def test_later_tokens_do_not_matter(params: Any) -> None:
   assert np.abs(got[0, 5:] - got[1, 5:]).max() > 0.1
 
 
-def _read(m: Any, tokens: Any, positions: Any, segments: Any, cache: Any
-          ) -> Any:
-  hidden, cache = m(m.embed(tokens), positions, segments, cache)
-  return m.logits(hidden), cache
+@jax.jit
+def _read(params: Any, *inputs: Any) -> Any:
+  """tokens, positions, segment ids, cache -> (logits, cache)."""
+
+  def read(m: Any, tokens: Any, positions: Any, segments: Any, cache: Any
+           ) -> Any:
+    hidden, cache = m(m.embed(tokens), positions, segments, cache)
+    return m.logits(hidden), cache
+
+  return MODULE.apply({"params": params}, *inputs, method=read)
 
 
 @pytest.mark.parametrize("chunks", [(9,), (4, 5), (4, 1, 1, 1, 1, 1)])
@@ -97,9 +109,8 @@ def test_reading_in_chunks_equals_reading_at_once(
   got, at = [], 0
   for n in chunks:
     positions = np.broadcast_to(np.arange(at, at + n), (2, n))
-    logits, cache = MODULE.apply(
-        {"params": params}, tokens[:, at:at + n], positions,
-        np.ones((2, n), np.int32), cache, method=_read)
+    logits, cache = _read(params, tokens[:, at:at + n], positions,
+                          np.ones((2, n), np.int32), cache)
     got.append(logits)
     at += n
   np.testing.assert_allclose(np.concatenate(got, 1), want, atol=1e-5)
@@ -125,8 +136,7 @@ def test_chunks_may_be_padded_on_any_side(params: Any) -> None:
       positions[row, where] = np.arange(part.start, part.stop)
       segments[row, where] = 1
       read[row] += n
-    logits, cache = MODULE.apply({"params": params}, tokens, positions,
-                                 segments, cache, method=_read)
+    logits, cache = _read(params, tokens, positions, segments, cache)
     for row in range(2):
       got[row].append(np.asarray(logits)[row][segments[row] > 0])
   for row in range(2):
@@ -139,12 +149,10 @@ def test_rows_of_a_cache_can_be_taken(params: Any) -> None:
   follow = np.array([[1], [2], [3]])
   cache = init_cache(CONFIG, 2, 8, jnp.float32)
   at = np.broadcast_to(np.arange(4), (2, 4))
-  _, cache = MODULE.apply({"params": params}, tokens, at,
-                          np.ones((2, 4), int), cache, method=_read)
+  _, cache = _read(params, tokens, at, np.ones((2, 4), int), cache)
   rows = np.array([1, 0, 1])
-  got, _ = MODULE.apply(
-      {"params": params}, follow, np.full((3, 1), 4), np.ones((3, 1), int),
-      cache.take_rows(rows), method=_read)
+  got, _ = _read(params, follow, np.full((3, 1), 4), np.ones((3, 1), int),
+                 cache.take_rows(rows))
   want = _logits(params, np.concatenate([tokens[rows], follow], 1))
   np.testing.assert_allclose(got[:, 0], want[:, -1], atol=1e-5)
 
@@ -157,8 +165,8 @@ def test_every_hidden_state(params: Any) -> None:
     return m(m.embed(tokens), at, np.ones((1, 6), int),
              return_all=return_all)[0]
 
-  states = MODULE.apply({"params": params}, True, method=run)
-  last = MODULE.apply({"params": params}, False, method=run)
+  states, last = (jax.jit(lambda p, every=every: MODULE.apply(
+      {"params": p}, every, method=run))(params) for every in (True, False))
   assert states.shape == (4, 1, 6, 16)
   np.testing.assert_allclose(states[-1], last, atol=1e-6)
   np.testing.assert_array_equal(states[0], params["embed_vd"][tokens])
