@@ -1,6 +1,7 @@
 """Every test runs on eight virtual CPU devices, offline, in full precision."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,17 @@ import jax  # noqa: E402  (the variables above must be set first)
 import pytest  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_compilations(
+    tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+  """What several tests compile is compiled once a session."""
+  folder = tmp_path_factory.mktemp("xla")
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

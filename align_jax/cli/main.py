@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("align_jax.cli.generate", "answer a question on an image"),
     "study": ("align_jax.cli.study", "run the cells of a comparison"),
     "data": ("align_jax.cli.data", "show rendered examples, build data"),
+    "convert": ("align_jax.cli.convert", "write a run for Hugging Face"),
 }
 
 

@@ -1,6 +1,7 @@
 """Files -> examples -> packed rows -> sharded batches.
 
   source    a file or a data set as examples            llava.py, easy_vqa/
+            seeded views of another source's images     views.py
   render    an example as tokens with a loss mask       render.py
   images    an image as uint8 pixels with a box         images.py
   rows      several samples in one row of fixed size    rows.py
@@ -14,6 +15,7 @@ from align_jax.registry import Registry
 SOURCES = Registry("source", {
     "easy_vqa": "align_jax.data.easy_vqa.source:EasyVQA",
     "llava": "align_jax.data.llava:Llava",
+    "views": "align_jax.data.views:Views",
 })
 
 __all__ = ["PLACEHOLDER", "SOURCES", "BadSample", "Example", "Source"]

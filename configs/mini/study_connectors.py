@@ -8,8 +8,8 @@ the same is not known, and the table says so.
 from align_jax.evals.study import Cell, Column, Study
 
 # Both arms are asked alike: every test question, without and with noise on
-# the tower's features, by generation and by likelihood over the closed set.
-EVALUATE = {"limit": 0, "noise": [1.0], "scoring": "both"}
+# the tower's features.
+EVALUATE = {"limit": 0, "noise": [1.0]}
 
 
 def get_study() -> Study:
@@ -25,7 +25,6 @@ def get_study() -> Study:
           Column("steps", "train/steps", "count"),
           Column("training", "train/seconds", "seconds"),
           Column("accuracy", "accuracy", interval="ci95"),
-          Column("by likelihood", "likelihood_accuracy"),
           Column("prior", "question_prior_accuracy"),
           Column("blind", "blind_accuracy"),
           Column("noise 1", "noise/1"),
