@@ -222,11 +222,12 @@ def _registered(registry: Registry, name: str, options: Mapping[str, Any],
 def _combinations(config: Config) -> Iterator[str]:
   """Faults that only several fields together make."""
   data, model = config.data, config.model
-  parts = {"vlm": ("tower", "decoder"), "clip": ("tower", "text")}[model.kind]
-  for part in parts:
+  for part in ("tower", "decoder") if model.kind == "vlm" else ("tower",):
     chosen = getattr(model, part)
     if not chosen.weights and not chosen.kind:
       yield f"model.{part}: give weights, or a kind and its config"
+  if model.kind == "clip" and not model.tower.weights and not model.text.config:
+    yield "model.text: give its config, or weights of the whole CLIP as tower"
   if not data.sources:
     yield "data.sources: there is none"
   if data.labels_per_row > data.row_length:

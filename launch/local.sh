@@ -46,25 +46,33 @@ for ((i = 0; i < count; i++)); do
   pids+=($!)
 done
 
-forward() { kill -s "$1" "${pids[@]}" 2>/dev/null; }
+forward() { kill -s "$1" ${running[@]+"${running[@]}"} 2>/dev/null; }
 trap 'forward TERM' TERM
 trap 'forward INT' INT
 
 # One process gone means that the others wait for it for ever: end them.
 status=0
-running=$count
-while ((running > 0)); do
-  wait -n "${pids[@]}"
-  code=$?
-  if ((code > 128)) && kill -0 "${pids[@]}" 2>/dev/null; then
-    continue # a signal interrupted the waiting; the processes have it too
+deadline=0
+running=("${pids[@]}")
+while ((${#running[@]})); do
+  left=()
+  for pid in "${running[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then
+      left+=("$pid")
+      continue
+    fi
+    wait "$pid"
+    code=$?
+    if ((code != 0 && status == 0)); then
+      status=$code
+      deadline=$((SECONDS + 15))
+    fi
+  done
+  running=(${left[@]+"${left[@]}"})
+  if ((deadline > 0 && ${#running[@]})); then
+    if ((SECONDS < deadline)); then forward TERM; else forward KILL; fi
   fi
-  ((code == 127)) && break
-  ((running--))
-  if ((code != 0 && status == 0)); then
-    status=$code
-    forward TERM
-  fi
+  ((${#running[@]})) && sleep 0.3
 done
 if ((status != 0)); then
   for log in "$logs"/process_*.log; do

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from align_jax.cli.stdout import kept_clean
 from align_jax.config import load_config
 from align_jax.parallel.distributed import initialise, is_main
 from align_jax.validate import validate
@@ -30,11 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  initialise()  # before anything that may make an array
-  from align_jax.train.loop import result_line, train
+  with kept_clean():
+    initialise()  # before anything that may make an array
+    from align_jax.train.loop import result_line, train
 
-  config = validate(load_config(args.config, args.overrides), args.config)
-  result = train(config, args.workdir)
+    config = validate(load_config(args.config, args.overrides), args.config)
+    result = train(config, args.workdir)
   if is_main():
     if args.json:
       print(json.dumps(result))

@@ -21,9 +21,9 @@ class AuditError(RuntimeError):
 
 def fingerprints(arrays: Mapping[str, jax.Array]) -> Fingerprints:
   """{name: 16 hexadecimal digits}; equal arrays have equal ones."""
-  found = {name: _fingerprint(x) for name, x in arrays.items()}
+  found = jax.device_get(_fingerprints(dict(arrays)))
   return {name: f"{int(high):08x}{int(low):08x}"
-          for name, (high, low) in jax.device_get(found).items()}
+          for name, (high, low) in found.items()}
 
 
 def moved(before: Fingerprints, after: Fingerprints) -> list[str]:
@@ -47,6 +47,10 @@ def check_frozen(before: Fingerprints, after: Fingerprints,
 
 
 @jax.jit
+def _fingerprints(arrays: dict[str, jax.Array]) -> dict[str, tuple]:
+  return {name: _fingerprint(x) for name, x in arrays.items()}
+
+
 def _fingerprint(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)

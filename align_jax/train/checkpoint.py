@@ -25,6 +25,10 @@ from align_jax.train.state import TrainState
 
 Meta = dict[str, Any]
 
+# Replicas share the writing of an array only where that is worth the slicing
+# on the devices, which is compiled for each shape.
+_SHARED_BYTES = 16 * 2**20
+
 
 class Checkpoints:
   """The checkpoints of a run."""
@@ -40,10 +44,11 @@ class Checkpoints:
     """
     self.workdir = Path(workdir).absolute()
     training = ocp.training
+    self._context = _context()
     # The default policy of Orbax skips a step while another is being saved;
     # here each save was decided on by the loop, and must exist.
     self._all = training.Checkpointer(
-        self.workdir / "checkpoints",
+        self.workdir / "checkpoints", context=self._context,
         preservation_policy=training.preservation_policies.LatestN(keep),
         save_decision_policy=(
             training.save_decision_policies.FixedIntervalPolicy(1)),
@@ -57,8 +62,7 @@ class Checkpoints:
 
   def meta(self, step: int) -> Meta:
     """What was saved beside the arrays."""
-    found = self._all.load_checkpointables(step, {"meta": {"json": ""}})
-    return json.loads(found["meta"]["json"])
+    return self._all.load_checkpointables(step, {"meta": None})["meta"]
 
   def save(self, step: int, state: TrainState, meta: Meta) -> None:
     """Starts a save; the arrays may be donated as soon as this returns.
@@ -70,7 +74,7 @@ class Checkpoints:
     meta = {**meta, "stage_step": int(state.step)}
     response = self._all.save_checkpointables_async(step, {
         "trained": state.trained, "opt_state": _named(state.opt_state),
-        "meta": {"json": json.dumps(meta)}}, force=True)
+        "meta": meta}, force=True)
     if response is None:
       raise RuntimeError(f"the checkpoint of step {step} was not saved")
     self._saving = step, response
@@ -125,7 +129,8 @@ class Checkpoints:
     restart begins there; older ones go.
     """
     if frozen:
-      ocp.save(self.workdir / "frozen" / str(stage), frozen, overwrite=True)
+      with self._context:
+        ocp.save(self.workdir / "frozen" / str(stage), frozen, overwrite=True)
     if is_main():
       for old in range(stage - 1):
         shutil.rmtree(self.workdir / "frozen" / str(old), ignore_errors=True)
@@ -151,6 +156,15 @@ def gather_json(value: Any) -> list[Any]:
   padded[:text.size] = text
   rows = multihost_utils.process_allgather(padded)
   return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes)]
+
+
+def _context() -> ocp.Context:
+  context = ocp.Context()
+  handlers = ocp.handlers.local_registry(include_global_registry=True)
+  handlers.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+  context.checkpointables.registry = handlers
+  context.array.saving.min_slice_bytes_for_replica_parallel = _SHARED_BYTES
+  return context
 
 
 def _named(tree: Any) -> Flat:

@@ -70,7 +70,9 @@ def assemble(config: Config, workdir: Path) -> Job:
   opened: dict[str, Any] = {}
 
   def stage_batches(stage: StageConfig) -> Iterator[dict[str, Any]]:
-    pipeline = Pipeline(config.data, stage.data, renderer, reader, config.seed,
+    # Each stage has an order of its own.
+    seed = 1000 * config.seed + config.stages.index(stage)
+    pipeline = Pipeline(config.data, stage.data, renderer, reader, seed,
                         quarantine=workdir / f"quarantine{suffix}.jsonl",
                         sources=opened)
     opened.update(pipeline.sources)

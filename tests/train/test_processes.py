@@ -1,0 +1,82 @@
+"""Several processes on one machine, and what the launch scripts print."""
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from align_jax.cli.main import main
+from tests.train import tiny_run
+
+ROOT = Path(__file__).parents[2]
+LOCAL = str(ROOT / "launch" / "local.sh")
+POD = str(ROOT / "launch" / "tpu_pod.sh")
+
+
+def environment(**more: str) -> dict[str, str]:
+  kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return kept | {"JAX_PLATFORMS": "cpu", "ALIGN_JAX_CPU_DEVICES": "1",
+                 "PYTHONPATH": str(ROOT),
+                 "JAX_DEFAULT_MATMUL_PRECISION": "highest"} | more
+
+
+def losses(workdir: Path) -> list[float]:
+  return [json.loads(line)["loss"] for line in
+          (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path):
+  config = str(tiny_run.make(tmp_path))
+  command = ["train", "--config", config, "--workdir"]
+  assert main([*command, str(tmp_path / "one")]) == 0
+  done = subprocess.run(
+      [LOCAL, "2", *command, str(tmp_path / "two"), "--json"],
+      env=environment(), capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stderr
+  assert json.loads(done.stdout)["steps"] == 10
+  np.testing.assert_allclose(losses(tmp_path / "two"),
+                             losses(tmp_path / "one"), rtol=1e-5)
+  about = json.loads((tmp_path / "two" / "manifest.json").read_text())
+  assert about["processes"] == 2
+
+
+def test_a_failing_process_ends_all(tmp_path):
+  start = time.monotonic()
+  done = subprocess.run(
+      [LOCAL, "2", "train", "--config", "no_such", "--workdir", str(tmp_path)],
+      env=environment(), capture_output=True, text=True, timeout=120)
+  assert done.returncode == 2
+  assert "no config 'no_such'" in done.stderr
+  assert time.monotonic() - start < 100
+
+
+def test_wants_a_number_and_a_verb():
+  done = subprocess.run([LOCAL, "two"], capture_output=True, text=True)
+  assert done.returncode == 2 and "local.sh N VERB" in done.stderr
+
+
+def test_pod_prints_its_command():
+  done = subprocess.run(
+      [POD, "--tpu", "slice", "--zone", "z-1", "--project", "p", "--user", "u",
+       "--folder", "code/align jax", "--dry-run", "--", "train", "--config",
+       "mini/clip:a b", "--workdir", "gs://bucket/run"],
+      capture_output=True, text=True, check=True)
+  words = shlex.split(done.stdout)
+  assert words[:12] == [
+      "gcloud", "compute", "tpus", "tpu-vm", "ssh", "u@slice", "--zone",
+      "z-1", "--project", "p", "--worker=all", "--command"]
+  remote = shlex.split(words[12])
+  assert remote[:4] == ["cd", "code/align jax", "&&", "ALIGN_JAX_POD=1"]
+  assert remote[5:] == ["train", "--config", "mini/clip:a b", "--workdir",
+                        "gs://bucket/run"]
+
+
+@pytest.mark.parametrize("given", [[], ["--tpu", "a"], ["--tup", "a"]])
+def test_pod_explains_itself(given):
+  done = subprocess.run([POD, *given], capture_output=True, text=True)
+  assert done.returncode == 2 and "--dry-run" in done.stderr
