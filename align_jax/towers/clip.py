@@ -41,6 +41,10 @@ class DualEncoder(nn.Module):
   remat: str = "none"
   layout: Layout = Layout()
 
+  @property
+  def config(self) -> DualConfig:
+    return DualConfig(self.tower_config, self.text_config, self.embed_width)
+
   def setup(self) -> None:
     fields = dict(dtype=self.dtype, remat=self.remat, layout=self.layout)
     self.tower = self.tower_config.make(**fields)
@@ -79,16 +83,22 @@ class DualEncoder(nn.Module):
 
   def image_embeds(self, pixels: jax.Array) -> jax.Array:
     """f[I,H,W,3], normalised -> f32[I,E], of unit length."""
-    return self._unit(self.tower.pooled(pixels), self.image_projection_ce)
+    return self._unit(self.tower.pooled(pixels), self.image_projection_ce,
+                      "ie")
 
   def text_embeds(self, tokens: jax.Array,
                   segment_ids: jax.Array | None = None) -> jax.Array:
     """i32[B,L] -> f32[B,E], of unit length."""
-    return self._unit(self.text(tokens, segment_ids), self.text_projection_ce)
+    return self._unit(self.text(tokens, segment_ids), self.text_projection_ce,
+                      "be")
 
-  def _unit(self, pooled: jax.Array, projection_ce: jax.Array) -> jax.Array:
+  def _unit(self, pooled: jax.Array, projection_ce: jax.Array,
+            axes: str) -> jax.Array:
     x = jnp.einsum("bc,ce->be", pooled, projection_ce.astype(self.dtype),
                    preferred_element_type=jnp.float32)
+    x = self.layout.constrain(x, axes)
     square = jnp.square(x).sum(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+    # Images leave the tower spread over all devices; the way back is explicit.
+    x = self.layout.constrain(x, axes)
     return self.layout.constrain(x, "be")

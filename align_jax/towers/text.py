@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from align_jax.ops.embed_lookup import embed_lookup
 from align_jax.ops.norms import layer_norm
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import Layout
@@ -103,7 +104,7 @@ class TextTower(nn.Module):
         depth=config.layers, remat=self.remat, name="layers")
 
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-    x = jnp.take(embed_vc.astype(self.dtype), tokens, axis=0)
+    x = embed_lookup(embed_vc, tokens, dtype=self.dtype, layout=self.layout)
     x = x + position_pc.astype(self.dtype)[:length]
     x, _ = layers(x, positions, segment_ids)
 
@@ -111,4 +112,5 @@ class TextTower(nn.Module):
       tokens = jnp.where(segment_ids != 0, tokens, -1)
     ends = tokens if config.eos_token == 2 else tokens == config.eos_token
     x = jnp.take_along_axis(x, ends.argmax(-1)[:, None, None], axis=1)[:, 0]
+    x = self.layout.constrain(x, "bc")
     return layer_norm(x, scale_c, bias_c, config.norm_eps)

@@ -196,7 +196,7 @@ class ViT(nn.Module):
     """
     if not self.config.class_token:
       raise ValueError("this tower has no class token to pool")
-    x = self._hidden(pixels, -1)[:, 0]
+    x = self.layout.constrain(self._hidden(pixels, -1)[:, 0], "ic")
     return x if self.config.post_norm == "none" else self._norm("post_norm", x)
 
   def _norm(self, name: str, x: jax.Array) -> jax.Array:
