@@ -3,6 +3,7 @@
 import argparse
 
 from align_jax.cli import which_run
+from align_jax.cli.stdout import kept_clean
 
 DESCRIPTION = """\
 Answers a prompt, with or without images.
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   workdir = which_run.folder(args)
-  with which_run.quiet_stdout(args.json):
+  with kept_clean():
     from align_jax.api import load_run
     loaded = load_run(workdir, unfinished=args.unfinished)
     answer = loaded.generate(args.image, args.prompt, args.max_new_tokens)

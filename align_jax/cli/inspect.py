@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.cli import which_run
+from align_jax.cli.stdout import kept_clean
 
 DESCRIPTION = """\
 Looks into a run: the nearest words of each visual token, for ALIGN its
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   workdir = which_run.folder(args)
-  with which_run.quiet_stdout(args.json):
+  with kept_clean():
     result = inspect_folder(workdir, args)
   if args.json:
     which_run.print_json(result)

@@ -1,10 +1,7 @@
-"""The run that a verb reads, and output that is JSON alone."""
+"""The run that a verb reads, and its result as JSON."""
 
 import argparse
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +36,6 @@ def folder(args: argparse.Namespace) -> Path:
     raise InputError(f"there is no folder {path}; align-jax train --workdir "
                      "makes a run")
   return path
-
-
-@contextlib.contextmanager
-def quiet_stdout(json_only: bool) -> Iterator[None]:
-  """With --json, whatever a library prints goes to standard error."""
-  if not json_only:
-    yield
-    return
-  with contextlib.redirect_stdout(sys.stderr):
-    yield
 
 
 def print_json(value: Any) -> None:
