@@ -86,7 +86,10 @@ def draw(run: Run, seen: Look, image: int,
   nearest words.
   """
   count = seen.tokens.shape[1]
-  if pictures.grid_of(count) is None:
+  # A class token stands before the patches, over none of them.
+  before = int(run.config.model.tower.class_token
+               and pictures.grid_of(count) is None)
+  if pictures.grid_of(count - before) is None:
     return None
   found = seen.top or seen.nearest
   part = slice(image * count, (image + 1) * count)
@@ -99,9 +102,11 @@ def draw(run: Run, seen: Look, image: int,
                  ("What each visual token is nearest to",
                   "words of the language model by cosine; the darker a cell, "
                   "the larger the cosine of its first word"))
+  if before:
+    note += f". Class token: {', '.join(shown[0][:3])}"
   return pictures.words_over_patches(
-      seen.pixels[image], shown, found.scores[part, 0], title, note,
-      answers)
+      seen.pixels[image], shown[before:], found.scores[part, 0][before:],
+      title, note, answers)
 
 
 def distribution(run: Run, seen: Look, k: int = 24) -> dict[str, Any] | None:

@@ -76,16 +76,18 @@ def effective_words(probs_nv: Any, mass: float = 0.9) -> np.ndarray:
 def show(tokenizer: Any, token: int) -> str:
   """A vocabulary entry as a person can read it in a picture.
 
-  A leading space, which most words have, is dropped; what would be invisible
-  is written out, and fragments of characters are shown as such.
+  Most entries are a space and a word: the word alone is shown. A piece that
+  goes on with a word gets a hyphen in front ("-ing"). What would be invisible
+  is written out, and a fragment of a character is shown by its number.
   """
   text = tokenizer.decode([int(token)], skip_special_tokens=False,
                           clean_up_tokenization_spaces=False)
+  piece = str(tokenizer.convert_ids_to_tokens(int(token)))
   bare = text.removeprefix(" ")
-  if not bare:
-    return "␣"
   if not bare.strip():
-    return repr(bare)[1:-1].replace(" ", "␣")
+    return repr(bare)[1:-1].replace(" ", "␣") or "␣"
   if "�" in bare:
     return f"‹{int(token)}›"
-  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in bare)
+  goes_on = bare[0].isalpha() and not piece.startswith(("Ġ", "▁", " "))
+  return ("-" if goes_on else "") + "".join(
+      c if c.isprintable() else repr(c)[1:-1] for c in bare)

@@ -1,5 +1,6 @@
 """`align-jax inspect run`: words, figures, pictures and the page."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,8 @@ from PIL import Image
 import align_jax
 from align_jax import api
 from align_jax.cli.main import main
-from align_jax.inspect import look
+from align_jax.inspect import look, pictures, words
+from align_jax.inspect.words import Words
 from tests.evals import tiny_run
 
 pytest.importorskip("easy_vqa")
@@ -86,6 +88,26 @@ def test_distribution_is_what_makes_the_token(align):
   best = probs.reshape(-1, 80).mean(0).argmax()
   assert figures["words"][0][1] == pytest.approx(
       probs.reshape(-1, 80).mean(0)[best], rel=1e-4)
+
+
+def test_a_class_token_lies_over_no_patch(align, monkeypatch):
+  pixels = np.zeros((1, 16, 16, 3), np.uint8)
+  seen = look.look(align, list(pixels), k=3)
+  five = dataclasses.replace(  # a class token, then the four patches
+      seen, tokens=np.zeros((1, 5, 16)), top=Words(
+          np.arange(15).reshape(5, 3), np.ones((5, 3))))
+  assert look.draw(align, five, 0) is None  # no class token in this tower
+  tower = dataclasses.replace(align.config.model.tower, class_token=True)
+  model = dataclasses.replace(align.config.model, tower=tower)
+  run = dataclasses.replace(
+      align, config=dataclasses.replace(align.config, model=model))
+  drawn = []
+  monkeypatch.setattr(pictures, "words_over_patches",
+                      lambda *args: drawn.append(args) or b"png")
+  assert look.draw(run, five, 0) == b"png"
+  assert drawn[0][1][0][0] == words.show(run.tokenizer, 3)
+  assert len(drawn[0][1]) == len(drawn[0][2]) == 4
+  assert "Class token: " in drawn[0][4]
 
 
 def test_losses_survive_a_torn_line(tmp_path: Path):

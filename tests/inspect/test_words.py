@@ -42,12 +42,19 @@ def test_distribution():
 
 
 class _Tokenizer:
-  pieces = [" blue", "ing", " ", "\n", "  ", "", "\ufffd", "a\x00b"]
+  pieces = ["Ġblue", "ing", "Ġ", "Ċ", "ĠĠ", "", "Ã", "Ġa\x00b", "<|end|>",
+            "▁red", "7"]
+  texts = [" blue", "ing", " ", "\n", "  ", "", "\ufffd", " a\x00b",
+           "<|end|>", "red", "7"]
 
   def decode(self, ids, **options):
-    return self.pieces[ids[0]]
+    return self.texts[ids[0]]
+
+  def convert_ids_to_tokens(self, token):
+    return self.pieces[token]
 
 
 def test_every_entry_can_be_read():
-  shown = [words.show(_Tokenizer(), i) for i in range(8)]
-  assert shown == ["blue", "ing", "␣", "\\n", "␣", "␣", "‹6›", "a\\x00b"]
+  shown = [words.show(_Tokenizer(), i) for i in range(11)]
+  assert shown == ["blue", "-ing", "␣", "\\n", "␣", "␣", "‹6›", "a\\x00b",
+                   "<|end|>", "red", "7"]
