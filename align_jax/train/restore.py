@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from align_jax.build import Parts, build, init_params
@@ -100,19 +99,6 @@ def restore(workdir: str | Path, mesh: Mesh | None = None) -> Restored:
       config=config, parts=parts, params=unflatten(join(trained, frozen)),
       step=step, stage=config.stages[index].name, mesh=mesh,
       finished=(workdir / "result.json").is_file())
-
-
-def restore_params(workdir: str | Path,
-                   mesh: Mesh | None = None) -> tuple[dict[str, Any], int]:
-  """(nested parameters, step) of a run's last checkpoint; see `restore`."""
-  found = restore(workdir, mesh)
-  return found.params, found.step
-
-
-def cast(params: dict[str, Any], dtype: Any) -> dict[str, Any]:
-  """The same parameters in the dtype of inference."""
-  return jax.jit(lambda tree: jax.tree.map(
-      lambda x: x.astype(jnp.dtype(dtype)), tree))(params)
 
 
 def _fitting_mesh(config: Config) -> Mesh:

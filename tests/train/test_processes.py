@@ -22,6 +22,8 @@ def environment(**more: str) -> dict[str, str]:
   kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
   return kept | {"JAX_PLATFORMS": "cpu", "ALIGN_JAX_CPU_DEVICES": "1",
                  "PYTHONPATH": str(ROOT),
+                 # Two cold starts: compiling is all that takes long.
+                 "XLA_FLAGS": "--xla_backend_optimization_level=0",
                  "JAX_DEFAULT_MATMUL_PRECISION": "highest"} | more
 
 
