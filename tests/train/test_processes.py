@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from align_jax.cli.main import main
+from align_jax.train.stop import Stop
 from tests.train import tiny_run
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,32 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
                              losses(tmp_path / "one"), rtol=1e-5)
   about = json.loads((tmp_path / "two" / "manifest.json").read_text())
   assert about["processes"] == 2
+
+
+@pytest.mark.slow
+def test_asked_to_stop_all_save_the_same_step(tmp_path, monkeypatch):
+  """SIGTERM to two processes; one process then goes on with their run."""
+  config = str(tiny_run.make(tmp_path))
+  workdir = tmp_path / "run"
+  command = ["train", "--config", config, "--workdir", str(workdir),
+             "--config.stages[0].steps=5000"]
+  running = subprocess.Popen(
+      [LOCAL, "2", *command, "--config.save_every=5000"], env=environment())
+  log = workdir / "metrics.jsonl"
+  start = time.monotonic()
+  while not log.exists() or len(log.read_text().splitlines()) < 5:
+    assert running.poll() is None and time.monotonic() - start < 200
+    time.sleep(0.5)
+  running.send_signal(signal.SIGTERM)
+  assert running.wait(timeout=100) == 1
+  before = losses(workdir)
+  (saved,) = [int(p.name) for p in (workdir / "checkpoints").iterdir()]
+  assert saved == len(before)
+  monkeypatch.setattr(Stop, "requested",
+                      lambda self, step: step == saved + 3)
+  assert main(command) == 1
+  assert losses(workdir)[:saved] == before
+  assert len(losses(workdir)) == saved + 3
 
 
 def test_a_failing_process_ends_all(tmp_path):
