@@ -48,7 +48,15 @@ def run(args: argparse.Namespace) -> int:
           f"{spread['uniform']:.2f} nats, 90 % on {spread['effective_words']} "
           f"words (median)")
   print(f"pictures and words: {workdir / 'inspect'}")
-  print(f"report: {result['report']}")
+  scored = result["evaluation"]
+  line = f"report: {result['report']}"
+  if scored:
+    name = scored["train"].get("name", "the run")
+    line = (f"{name}: {100 * scored['accuracy']:.1f} % of {scored['n']} test "
+            "questions right, "
+            f"{100 * scored['margin']:+.1f} points over what needs no "
+            f"looking; {line}")
+  print(line)
   return 0
 
 
@@ -83,13 +91,14 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
       "report": str(folder / "report.html"),
       "pictures": [str(f) for f in files], "words": str(folder / "words.json"),
       "tokens_per_image": seen.tokens.shape[1], "geometry": compared,
-      "distribution": spread, "step": loaded.step}
+      "distribution": spread, "step": loaded.step,
+      "evaluation": evaluation(workdir, loaded.config.eval.task)}
   write_json(folder / "words.json", result | {
       "images": [look.tell(loaded, seen, at) for at in range(len(images))]})
   page = report.Report(
       title=loaded.config.name,
       subtitle=subtitle(loaded),
-      evaluation=evaluation(workdir, loaded.config.eval.task),
+      evaluation=result["evaluation"],
       samples=[{"image": pictures.thumbnail(seen.pixels[at]), "questions": q}
                for at, q in enumerate(asked) if q],
       pictures=drawn, words_note=note(spread), distribution=spread,

@@ -1,6 +1,8 @@
 """`align-jax evaluate` and `generate`, and a run in Python, end to end."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +214,15 @@ def test_own_task_registers(run):
   tasks.TASKS.register("squares")(_Task)
   assert tasks.TASKS.get("squares") is _Task
   assert "squares" in tasks.TASKS.names()
+
+
+def test_importing_costs_nothing():
+  code = ("import sys, align_jax, align_jax.evals.tasks; "
+          "print([m for m in ('jax', 'torch', 'tensorflow', 'transformers') "
+          "if m in sys.modules], align_jax.__version__, "
+          "'load_run' in dir(align_jax))")
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True,
+                        text=True, check=True)
+  assert done.stdout == "[] 0.1.0 True\n"
+  with pytest.raises(AttributeError, match="no attribute 'load_rum'"):
+    _ = align_jax.load_rum

@@ -15,6 +15,7 @@ from align_jax.cli.main import main
 from align_jax.inspect import look, pictures, words
 from align_jax.inspect.words import Words
 from tests.evals import tiny_run
+from tests.inspect.test_report import EVALUATION
 
 pytest.importorskip("easy_vqa")
 
@@ -57,12 +58,19 @@ def test_evaluated_questions_are_shown(loaded: Path, capsys):
            for i in (5, 9) for t in ("a", "b", "c", "a", "a")]
   (folder / "easy_vqa.jsonl").write_text(
       "".join(json.dumps(line) + "\n" for line in lines))
+  (folder / "easy_vqa.json").write_text(json.dumps(EVALUATION | {
+      "train": {"name": "tiny"}}))
   assert main(["inspect", "run", str(loaded), "--images", "1"]) == 0
   page = (loaded / "inspect" / "report.html").read_text()
   assert page.count("unheard of") == look.QUESTIONS
   assert len(list((loaded / "inspect").glob("image_*.png"))) == 1
-  assert "entropy" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "entropy" in out
+  assert out.splitlines()[-1].startswith(
+      "tiny: 91.2 % of 500 test questions right, +24.2 points over what needs "
+      "no looking; report: ")
   (folder / "easy_vqa.jsonl").unlink()
+  (folder / "easy_vqa.json").unlink()
 
 
 def test_own_images(loaded: Path, tmp_path: Path, capsys):
