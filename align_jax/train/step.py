@@ -137,8 +137,7 @@ def counts(batch: Batch) -> Metrics:
   if "image_segment_ids" in batch:
     slots = batch["image_segment_ids"]
     found["images"] = (slots != 0).sum()
-    found["empty_image_slots"] = (
-        1 - found["images"] / slots.size if slots.size else jnp.zeros([]))
+    found["empty_image_slots"] = (slots == 0).sum() / max(slots.size, 1)
   return found
 
 
