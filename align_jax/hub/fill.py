@@ -109,8 +109,8 @@ def load_flat(
         which = range(*tag[0]) if stacked else (0,)
         out = np.empty([len(which), *(b - a for a, b in tag[stacked:])],
                        leaf.dtype)
-        for row, n in zip(out, which):
-          row[...] = transform.read(
+        for i, n in enumerate(which):
+          out[i, ...] = transform.read(
               lambda cut, n=n: reader.read(files[n], cut), inner,
               cuts[stacked:])
         done[tag] = out if stacked else out[0]
