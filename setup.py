@@ -34,6 +34,8 @@ QUICKSTART = ["easy-vqa>=1.0", "gguf>=0.19.0"]
 # are a plug-in host for another tool, while its wheel holds the weights.
 TEST = QUICKSTART + [
     "pytest>=9.0",
+    "setuptools>=77",
+    "wheel",
     "ruff>=0.14",
     "torch>=2.13.0",
     "scikit-learn>=1.9",
