@@ -4,7 +4,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from align_jax.cli.which_run import add_run, folder, print_json, quiet_stdout
+from align_jax.cli.stdout import kept_clean
+from align_jax.cli.which_run import add_run, folder, print_json
 from align_jax.errors import InputError
 
 DESCRIPTION = """Writes the model of a run for others to read.
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
   Raises:
     InputError: no finished run, or one whose model has no such layout.
   """
-  with quiet_stdout(args.json):
+  with kept_clean():
     written = convert(folder(args), Path(args.folder))
   if args.json:
     print_json(written)
