@@ -11,9 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 _IMPORT_ALL = """
-import importlib, pkgutil, sys
+import importlib, importlib.machinery as machinery, pkgutil
 
-sys.modules["torch"] = None  # not to be had; TensorFlow is not installed
+find = machinery.PathFinder.find_spec
+machinery.PathFinder.find_spec = lambda name, path=None, target=None: (
+    None if name.split(".")[0] == "torch" else find(name, path, target))
 import align_jax
 for module in pkgutil.walk_packages(align_jax.__path__, "align_jax."):
   importlib.import_module(module.name)
