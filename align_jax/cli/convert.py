@@ -64,10 +64,14 @@ def convert(run: Path, target: Path) -> dict:
     source = getattr(source, "of", source)  # views are of another's images
     images |= image_hashes(source[i] for i in range(len(source)))
   how = read_json(run / "manifest.json")
+  # Where on some machine the run lay is no part of how it was made.
+  words = ["align-jax", *how["command"][1:]]
+  if "--workdir" in words[:-1]:
+    words[words.index("--workdir") + 1] = f"runs/{how['name']}"
   keep = ("name", "commit", "python", "versions", "device", "seed",
           "parameters", "stages", "steps", "seconds")
   written = {
-      "command": shlex.join(["align-jax", *how["command"][1:]]),
+      "command": shlex.join(words),
       **{key: how[key] for key in keep if key in how},
       "images": images,
   }

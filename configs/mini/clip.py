@@ -41,7 +41,9 @@ def get_config() -> ConfigDict:
   c.stages = [dict(
       name="contrast", steps=2500, train={"*": 2e-3},
       objectives={"contrastive": 1.0}, data={"train": 1.0},
-      schedule="cosine", warmup=0.05, weight_decay=0.1, b2=0.98,
+      # With less decay the class token picks out a patch or two, and a mean
+      # over patches tells colours apart less well (95.8 % instead of 98.0 %).
+      schedule="cosine", warmup=0.05, weight_decay=0.5, b2=0.98,
       clip_norm=1.0)]
   c.log_every = 20
   c.save_every = 500

@@ -21,6 +21,7 @@ from tests.parity.towers_reference import (
   load,
   pixels_for,
   randomise,
+  run,
   sharpness,
 )
 
@@ -77,17 +78,13 @@ def test_features_and_pooled(vision) -> None:
   assert want.last_hidden_state.std() > 1
   config = read_spec(folder).config
   params = load(ViT(config), folder, ours)
-  for layer in (-1, -2, -3, -4):
-    got = ViT(config, layer=layer).apply({"params": params}, ours)
-    hidden = want.hidden_states[layer]
-    assert difference(got, hidden[:, 1:]) < TOLERANCE, layer
-    kept = ViT(config, layer=layer, class_token=True).apply(
-        {"params": params}, ours)
-    assert difference(kept, hidden) < TOLERANCE, layer
+  for layer in (-1, -2, -4):
+    kept = run(ViT(config, layer=layer, class_token=True), params, ours)
+    assert difference(kept, want.hidden_states[layer]) < TOLERANCE, layer
   # The reference's last_hidden_state lacks the last norm too.
-  last = ViT(config).apply({"params": params}, ours)
+  last = run(ViT(config), params, ours)
   assert difference(last, want.last_hidden_state[:, 1:]) < TOLERANCE
-  pooled = ViT(config).apply({"params": params}, ours, method="pooled")
+  pooled = run(ViT(config), params, ours, method="pooled")
   assert difference(pooled, want.pooler_output) < TOLERANCE
 
 
@@ -102,7 +99,7 @@ def test_a_peculiarity_switched_off_breaks_parity(vision, change) -> None:
   with torch.no_grad():
     want = model(pixel_values=theirs).last_hidden_state[:, 1:]
   other = dataclasses.replace(config, **change)
-  got = ViT(other).apply({"params": params}, ours)
+  got = run(ViT(other), params, ours)
   assert difference(got, want) > BROKEN
 
 
@@ -114,14 +111,14 @@ def test_the_class_token_and_the_last_norm_matter(vision) -> None:
   with torch.no_grad():
     want = model(pixel_values=theirs)
   without = dataclasses.replace(config, class_token=False, post_norm="none")
-  got = ViT(without).apply(
-      {"params": params | {"position_pc": params["position_pc"][1:]}}, ours)
+  patches = params | {"position_pc": params["position_pc"][1:]}
+  got = run(ViT(without), patches, ours)
   assert difference(got, want.last_hidden_state[:, 1:]) > BROKEN
-  unnormed = ViT(dataclasses.replace(config, post_norm="none")).apply(
-      {"params": params}, ours, method="pooled")
+  unnormed = run(ViT(dataclasses.replace(config, post_norm="none")), params,
+                 ours, method="pooled")
   assert difference(unnormed, want.pooler_output) > BROKEN
-  normed = ViT(dataclasses.replace(config, post_norm="features")).apply(
-      {"params": params}, ours)
+  normed = run(ViT(dataclasses.replace(config, post_norm="features")), params,
+               ours)
   assert difference(normed, want.last_hidden_state[:, 1:]) > BROKEN
 
 
@@ -181,13 +178,12 @@ def test_whole_clip(whole, eos: int, tmp_path: Path) -> None:
            "image_boxes": jnp.zeros((1, 1, 4), jnp.int32),
            "tokens": tokens[:1], "segment_ids": tokens[:1]}
   params = load(dual, tmp_path, batch)
-  images = dual.apply({"params": params}, ours, method="image_embeds")
+  images = run(dual, params, ours, method="image_embeds")
   # Padding after the end cannot be seen, masked or not.
   ends = (tokens == 29).argmax(-1)
   segments = (np.arange(9) <= ends[:, None]).astype(np.int32)
-  text = dual.apply({"params": params}, tokens, segments,
-                    method="text_embeds")
-  bare = dual.apply({"params": params}, tokens, method="text_embeds")
+  text = run(dual, params, tokens, segments, method="text_embeds")
+  bare = run(dual, params, tokens, method="text_embeds")
   np.testing.assert_allclose(text, bare, atol=1e-6)
   assert difference(images, want.image_embeds) < TOLERANCE
   assert difference(text, want.text_embeds) < TOLERANCE
@@ -206,24 +202,24 @@ def test_text_peculiarities_matter(whole) -> None:
   with torch.no_grad():
     want = model.text_model(
         input_ids=torch.from_numpy(tokens.astype(np.int64))).pooler_output
-  got = tower.apply({"params": params}, tokens)
+  got = run(tower, params, tokens)
   assert difference(got, want) < TOLERANCE
   early = dataclasses.replace(spec.config, eos_token=int(tokens[0, 2]))
   assert difference(
-      TextTower(early).apply({"params": params}, tokens), want) > BROKEN
+      run(TextTower(early), params, tokens), want) > BROKEN
   placeless = params | {"position_pc": 0 * params["position_pc"]}
   assert difference(
-      tower.apply({"params": placeless}, tokens), want) > BROKEN
+      run(tower, placeless, tokens), want) > BROKEN
   # Seen from the end, which comes last here, a change before it counts ...
   changed = tokens.copy()
   changed[0, 0] = (changed[0, 0] + 1) % 29
-  moved = tower.apply({"params": params}, changed)
+  moved = run(tower, params, changed)
   assert np.abs(moved - got)[0].max() > BROKEN
   # ... and one after it does not.
   changed = tokens.copy()
   changed[1, 4:] = 7
   np.testing.assert_allclose(
-      tower.apply({"params": params}, changed), got, atol=1e-6)
+      run(tower, params, changed), got, atol=1e-6)
 
 
 def test_whole_clip_round_trip(whole, tmp_path: Path) -> None:
@@ -265,7 +261,9 @@ def test_a_tower_unlike_clip_is_not_written_as_clip(tmp_path: Path) -> None:
   from align_jax.towers import TOWERS
   config = TOWERS.get("siglip")(image_size=16, patch_size=8, width=8, layers=1,
                                 heads=2, mlp_width=8)
-  params = ViT(config).init(
-      jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+  params = jax.tree.map(
+      lambda leaf: np.zeros(leaf.shape, np.float32),
+      jax.eval_shape(ViT(config).init, jax.random.key(0),
+                     jnp.zeros((1, 16, 16, 3)))["params"])
   with pytest.raises((InputError, ValueError), match="as CLIP|no place"):
     save_hf(params, "clip_vision_model", config, tmp_path)

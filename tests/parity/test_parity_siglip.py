@@ -15,10 +15,12 @@ from tests.parity.towers_reference import (
   load,
   pixels_for,
   randomise,
+  run,
   sharpness,
 )
 
-SIDE, TOLERANCE, BROKEN = 24, 1e-4, 1e-2
+# As in so400m at 384 pixels, the patches do not fill the image.
+SIDE, TOLERANCE, BROKEN = 27, 1e-4, 1e-2
 VISION = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3,
               num_attention_heads=4, image_size=SIDE, patch_size=8)
 
@@ -44,10 +46,10 @@ def test_features(siglip) -> None:
   assert sharpness(want.attentions) > 0.2
   config = read_spec(folder).config
   params = load(ViT(config), folder, ours)
-  last = ViT(config).apply({"params": params}, ours)
+  last = run(ViT(config), params, ours)
   assert difference(last, want.last_hidden_state) < TOLERANCE
   for layer in (-2, -3, -4):
-    got = ViT(config, layer=layer).apply({"params": params}, ours)
+    got = run(ViT(config, layer=layer), params, ours)
     assert difference(got, want.hidden_states[layer]) < TOLERANCE, layer
 
 
@@ -62,8 +64,7 @@ def test_a_peculiarity_switched_off_breaks_parity(siglip, change) -> None:
   params = load(ViT(config), folder, ours)
   with torch.no_grad():
     want = model(pixel_values=theirs).last_hidden_state
-  got = ViT(dataclasses.replace(config, **change)).apply(
-      {"params": params}, ours)
+  got = run(ViT(dataclasses.replace(config, **change)), params, ours)
   enough = 2 * TOLERANCE if change == dict(activation="gelu") else BROKEN
   assert difference(got, want) > enough
 
