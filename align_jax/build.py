@@ -23,7 +23,12 @@ from align_jax.connectors import CONNECTORS
 from align_jax.decoders import DECODERS
 from align_jax.errors import InputError
 from align_jax.hub.pretrained import (
-    Spec, load_params, load_processor, load_tokenizer, read_spec)
+  Spec,
+  load_params,
+  load_processor,
+  load_tokenizer,
+  read_spec,
+)
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.rules import check_sharded, shardings
 from align_jax.towers import TOWERS
@@ -186,8 +191,7 @@ def param_shapes(parts: Parts, mesh: Mesh, patterns: Iterable[str] = (),
   """
   bare = parts.make(Layout())
   tree = jax.eval_shape(
-      lambda key: bare.init(key, _one_row(parts))["params"],
-      jax.random.key(0))
+      lambda: bare.init(jax.random.key(0), _one_row(parts))["params"])
   patterns = list(patterns)
   frozen = jnp.dtype(parts.config.frozen_dtype)
   flat = {

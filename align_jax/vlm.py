@@ -49,7 +49,7 @@ class VLM(nn.Module):
     hidden, _ = self.decoder(x, batch["positions"], batch["segment_ids"])
     return {
         "hidden": hidden,
-        "head_vd": self.decoder.head_vd().astype(hidden.dtype),
+        "head_vd": self.decoder.head_vd(),
         "visual_tokens": visual.tokens,
         "connector_aux": visual.aux,
     }

@@ -7,7 +7,11 @@ import pytest
 
 from align_jax.build import build, init_params, param_shapes
 from align_jax.config import (
-    ConnectorConfig, MeshConfig, ModelConfig, PartConfig)
+  ConnectorConfig,
+  MeshConfig,
+  ModelConfig,
+  PartConfig,
+)
 from align_jax.errors import InputError
 from align_jax.parallel.mesh import make_mesh
 from align_jax.train.select import flatten

@@ -107,5 +107,6 @@ class Transform:
     names = [n for group in self.right for n in group if n != "1"]
     array = ours.reshape([sizes[n] for n in names])
     order = [names.index(n) for group in self.left for n in group if n != "1"]
-    return np.ascontiguousarray(
-        array.transpose(order).reshape(self.foreign_shape(ours.shape)))
+    # reshape last: numpy makes a contiguous scalar an array of one.
+    return np.ascontiguousarray(array.transpose(order)).reshape(
+        self.foreign_shape(ours.shape))

@@ -22,7 +22,7 @@ from align_jax.parallel.rules import spec_for
 def plain_loss(hidden: jax.Array, head_vd: jax.Array, targets: jax.Array,
                weights: jax.Array) -> jax.Array:
   """The reference: sum of weighted cross-entropies, all logits at once."""
-  logits = jnp.einsum("bmd,vd->bmv", hidden, head_vd,
+  logits = jnp.einsum("bmd,vd->bmv", hidden, head_vd.astype(hidden.dtype),
                       preferred_element_type=jnp.float32)
   target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   return (weights * (jax.nn.logsumexp(logits, axis=-1) - target)).sum()
@@ -41,7 +41,8 @@ def chunked_loss(
 
   Args:
     hidden: f[B,M,D], the decoder's outputs at labelled positions.
-    head_vd: f[V,D].
+    head_vd: f[V,D], in its own dtype. It is cast to hidden's before it is
+      gathered, and its gradient adds up in f32.
     targets: i32[B,M] in [0, V).
     weights: f32[B,M]; 0 for unused places.
     layout: the mesh; rows over its row axes, V over `tensor`.
@@ -79,9 +80,11 @@ _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _run(hidden, head_vd, targets, weights, layout, chunk, wanted):
   """(loss, gradient of hidden, gradient of the head), of the wanted ones."""
-  mesh = layout.mesh
+  mesh, master = layout.mesh, head_vd.dtype
+  head_vd = head_vd.astype(hidden.dtype)
   if mesh is None or mesh.size == 1:
-    return _local(hidden, head_vd, targets, weights, chunk, wanted)
+    return _local(hidden, head_vd, targets, weights, chunk, wanted,
+                  master)
   head_spec = spec_for("head_vd", head_vd.shape, dict(mesh.shape))
   rows = ROWS if hidden.shape[0] % layout.shards(ROWS) == 0 else None
   marks = ("context" if hidden.shape[1] % mesh.shape["context"] == 0
@@ -91,7 +94,8 @@ def _run(hidden, head_vd, targets, weights, layout, chunk, wanted):
   token_axes = (ROWS if rows else ()) + (("context",) if marks else ())
   parts = tuple(head_spec) + (None,) * (2 - len(head_spec))
   local = functools.partial(
-      _local, chunk=chunk, wanted=wanted, token_axes=token_axes,
+      _local, chunk=chunk, wanted=wanted, master=master,
+      token_axes=token_axes,
       vocab_axis=parts[0], width_axis=parts[1])
   out_specs = (P(), token_spec if "h" in wanted else None,
                head_spec if "w" in wanted else None)
@@ -102,7 +106,7 @@ def _run(hidden, head_vd, targets, weights, layout, chunk, wanted):
           hidden, head_vd, targets, weights)
 
 
-def _local(hidden, head_vd, targets, weights, chunk, wanted,
+def _local(hidden, head_vd, targets, weights, chunk, wanted, master,
            token_axes=(), vocab_axis=None, width_axis=None):
   """What one device does with its tokens and its part of the head."""
   if width_axis:
@@ -164,7 +168,7 @@ def _local(hidden, head_vd, targets, weights, chunk, wanted,
           grad_head, width_axis, width_axis in token_axes)
     if others:
       grad_head = jax.lax.psum(grad_head, others)
-    grad_head = grad_head.astype(head_vd.dtype)
+    grad_head = grad_head.astype(master)
   return loss, grad_hidden, grad_head
 
 

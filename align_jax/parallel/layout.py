@@ -14,7 +14,8 @@ import dataclasses
 import math
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 AXES = ("replica", "data", "fsdp", "tensor", "context")
 ROWS = ("replica", "data", "fsdp")

@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 LETTERS: dict[str, str] = {
     "v": "tensor", "h": "tensor", "g": "tensor", "f": "tensor",

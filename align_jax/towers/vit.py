@@ -39,7 +39,8 @@ class ViTConfig:
   """Sizes and peculiarities of a vision transformer.
 
   Attributes:
-    image_size: side of the square input, a multiple of `patch_size`.
+    image_size: side of the square input. Where `patch_size` does not divide
+      it the last pixels are not seen, as in SigLIP-so400m (384 and 14).
     width: C, a multiple of `heads`.
     activation: "quick_gelu", "gelu" or "gelu_tanh".
     class_token: whether a learnt token stands before the patches.
@@ -74,8 +75,8 @@ class ViTConfig:
         f"{name} is {getattr(self, name)}, it must be at least 1"
         for name in ("image_size", "patch_size", "width", "layers", "heads",
                      "mlp_width") if getattr(self, name) < 1]
-    if not faults and self.image_size % self.patch_size:
-      faults.append(f"image_size {self.image_size} is no multiple of "
+    if not faults and self.image_size < self.patch_size:
+      faults.append(f"image_size {self.image_size} is smaller than "
                     f"patch_size {self.patch_size}")
     if not faults and self.width % self.heads:
       faults.append(f"width {self.width} is no multiple of heads {self.heads}")
@@ -217,6 +218,7 @@ class ViT(nn.Module):
     pixels = jnp.pad(pixels, ((0, spare), (0, 0), (0, 0), (0, 0)))
     pixels = self.layout.constrain(pixels.astype(self.dtype), "iyxa")
     grid = config.image_size // side
+    pixels = pixels[:, :grid * side, :grid * side]
     x = pixels.reshape(-1, grid, side, grid, side, 3)
     x = jnp.einsum("nyixja,ijac->nyxc", x, self.patch_ijac.astype(self.dtype))
     if config.patch_bias:

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from align_jax.config import MeshConfig
 from align_jax.ops.chunked_loss import chunked_loss, plain_loss
@@ -82,10 +83,11 @@ def test_frozen_head_costs_no_gradient():
   assert text.count("dot_general") == both.count("dot_general") - 1
 
 
-def test_bf16_inputs_accumulate_in_f32():
+def test_a_bf16_pass_keeps_the_masters_gradient_in_f32():
   hidden, head, targets, weights = _inputs()
-  low = chunked_loss(jnp.bfloat16(hidden), jnp.bfloat16(head), targets,
-                     weights)
-  assert low.dtype == jnp.float32
+  low, grad = jax.value_and_grad(chunked_loss, 1)(
+      jnp.bfloat16(hidden), head, targets, weights)
+  assert low.dtype == grad.dtype == jnp.float32
+  assert np.any(grad != grad.astype(jnp.bfloat16).astype(jnp.float32))
   np.testing.assert_allclose(
       low, plain_loss(hidden, head, targets, weights), rtol=0.02)

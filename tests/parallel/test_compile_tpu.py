@@ -6,12 +6,17 @@ second stage trains. Layout faults show here, not on the pod.
 
 import re
 
-import jax
 import pytest
 
 from align_jax.config import (
-    Config, ConnectorConfig, DataConfig, MeshConfig, ModelConfig, PartConfig,
-    StageConfig)
+  Config,
+  ConnectorConfig,
+  DataConfig,
+  MeshConfig,
+  ModelConfig,
+  PartConfig,
+  StageConfig,
+)
 from align_jax.parallel.mesh import make_mesh
 from align_jax.parallel.topology import tpu_devices
 from align_jax.train.ahead import abstract_stage
@@ -39,14 +44,18 @@ def _config(connector: str, accumulate: int = 1) -> Config:
 
 
 def _loop_bodies(hlo: str) -> list[str]:
-  """The text of each computation that some while loop runs, or is called by.
+  """The text of each computation that some while loop runs, or that it calls.
+
+  Left out are the pieces by which a loop carries on a collective that was
+  started before it: one gather of the head runs beside all the layers.
   """
   blocks = dict(re.findall(
       r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", hlo, re.M | re.S))
   reached, todo = set(), re.findall(r"body=%?([\w.\-]+)", hlo)
   while todo:
     name = todo.pop()
-    if name in reached or name not in blocks:
+    if (name in reached or name not in blocks
+        or name.startswith("async_collective_fusion")):
       continue
     reached.add(name)
     todo += re.findall(
@@ -80,9 +89,8 @@ def test_step_compiles_for_v5e_with_no_table_moved_in_a_loop(
   config = _config(connector)
   mesh = make_mesh(config.mesh, tpu_devices("v5e:4x4"))
   capfd.readouterr()
-  with jax.set_mesh(mesh):
-    step, state, batch, _ = abstract_stage(config, config.stages[0], mesh)
-    compiled = step.lower(state, batch).compile()
+  step, state, batch, _ = abstract_stage(config, config.stages[0], mesh)
+  compiled = step.lower(state, batch).compile()
   assert "rematerialization" not in capfd.readouterr().err
   bad = [line for body in _loop_bodies(compiled.as_text())
          for line in _table_collectives(body)]

@@ -9,7 +9,11 @@ from align_jax.config import MeshConfig
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh, mesh_shape
 from align_jax.parallel.rules import (
-    check_sharded, spec_for, table, unsharded_share)
+  check_sharded,
+  spec_for,
+  table,
+  unsharded_share,
+)
 
 AXES = dict(replica=1, data=2, fsdp=2, tensor=2, context=1)
 

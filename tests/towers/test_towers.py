@@ -181,7 +181,7 @@ def test_slot_0_is_the_image_of_a_row() -> None:
 
 
 @pytest.mark.parametrize("change, texts", [
-    (dict(image_size=15), ["image_size 15 is no multiple of patch_size 8"]),
+    (dict(image_size=7), ["image_size 7 is smaller than patch_size 8"]),
     (dict(width=18), ["width 18 is no multiple of heads 4"]),
     (dict(activation="gelu_tan"), ["'gelu_tan'; did you mean 'gelu_tanh'?"]),
     (dict(class_token=False), ["there is none"]),
