@@ -149,7 +149,8 @@ def _clip(config: ModelConfig, layout: Layout) -> Parts:
       tokens_per_image=0)
 
 
-def _read(part: PartConfig, name: str, registry: Any) -> tuple[Any, Spec | None]:
+def _read(part: PartConfig, name: str,
+          registry: Any) -> tuple[Any, Spec | None]:
   """A part's own config, from its checkpoint or from the sizes given."""
   if part.weights:
     spec = read_spec(part.weights, name)

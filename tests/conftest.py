@@ -35,5 +35,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
   if config.getoption("--full") or "slow" in (config.option.markexpr or ""):
     return
   kept = [i for i in items if "slow" not in i.keywords]
-  config.hook.pytest_deselected(items=[i for i in items if "slow" in i.keywords])
+  config.hook.pytest_deselected(
+      items=[i for i in items if "slow" in i.keywords])
   items[:] = kept

@@ -87,7 +87,7 @@ def test_tokens_of_an_image_follow_the_tower_and_the_class_token():
 
 def test_a_model_without_a_tokenizer_says_where_to_name_one():
   with pytest.raises(InputError, match="set model.decoder.tokenizer"):
-    build(_config()).tokenizer
+    print(build(_config()).tokenizer)
 
 
 @pytest.mark.parametrize("part,field,value,words", [
