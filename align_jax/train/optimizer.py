@@ -35,9 +35,13 @@ def schedule(stage: StageConfig) -> Schedule:
 
 
 def decays(key: str, shape: tuple[int, ...]) -> bool:
-  """Weight decay is for matrices: not for scales, biases, single vectors."""
-  stacked = "layers" in base(key).split("/")[:-1]
-  return len(shape) - stacked >= 2
+  """Weight decay is for matrices: not for scales, biases, single vectors.
+
+  An attention's bias has two axes, heads and head width, hence the name.
+  """
+  *above, name = base(key).split("/")
+  stacked = "layers" in above
+  return len(shape) - stacked >= 2 and "bias" not in name.split("_")
 
 
 def make_optimizer(stage: StageConfig,

@@ -182,4 +182,5 @@ def test_only_matrices_decay():
   assert decays("tower/layers/q_dk", (3, 4, 4))
   assert decays("tower/layers[2:3]/q_dk", (1, 4, 4))
   assert not decays("tower/layers/bias_k", (3, 4))
+  assert not decays("tower/layers/q_bias_hk", (3, 4, 4))
   assert not decays("connector/b_d", (4,)) and decays("connector/w_dd", (4, 4))
