@@ -15,18 +15,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from PIL import Image
 
 from align_jax.build import Parts
 from align_jax.config import Config, MeshConfig
 from align_jax.data.example import PLACEHOLDER, Example
-from align_jax.data.images import ImageReader
+from align_jax.data.images import ImageLike, ImageReader, listed
 from align_jax.data.render import Renderer
 from align_jax.errors import InputError
 from align_jax.evals.generate import Generator
 from align_jax.evals.prompts import Prompt, rows_for
-
-ImageLike = str | Path | bytes | np.ndarray | Image.Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Run:
     if len(images) != len(prompt):
       raise InputError(f"{len(prompt)} prompts need as many entries in "
                        f"images, not {len(images)}")
-    sets = [_listed(entry) for entry in images]
+    sets = [listed(entry) for entry in images]
     prompts = [self.prompt(question(text, shown), key if shown else None)
                for key, (text, shown) in enumerate(zip(prompt, sets))]
     ids = self.generator().generate(
@@ -148,7 +145,7 @@ class Run:
   def read(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
     """Images u8[I,H,W,3] as the tower sees them, and their valid boxes."""
     side = self.parts.image_size
-    pairs = [self.reader(_picture(image)) for image in _listed(images)]
+    pairs = [self.reader(image) for image in listed(images)]
     if not pairs:
       return (np.zeros((0, side, side, 3), np.uint8),
               np.zeros((0, 4), np.int32))
@@ -157,7 +154,7 @@ class Run:
 
   def _look(self, images: Any, what: str) -> dict[str, np.ndarray]:
     """Images one a row, in batches of one size."""
-    images = _listed(images)
+    images = listed(images)
     rows = rows_for(len(images), self.config.eval.batch)
     out = []
     for at in range(0, len(images), rows):
@@ -212,21 +209,6 @@ def question(text: str, images: Sequence[Any]) -> Example:
     text = PLACEHOLDER * len(images) + "\n" + text
   return {"id": "", "origin": "your prompt", "images": list(images),
           "conversation": [{"role": "user", "content": text}]}
-
-
-def _listed(images: Any) -> list[Any]:
-  """None, one image or several, as a list."""
-  if images is None:
-    return []
-  if isinstance(images, str | Path | bytes | Image.Image):
-    return [images]
-  if isinstance(images, np.ndarray) and images.ndim == 3:
-    return [images]
-  return list(images)
-
-
-def _picture(image: Any) -> Any:
-  return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -13,9 +13,22 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# What a user may give for one image; an array is u8[H,W,3].
+ImageLike = str | Path | bytes | np.ndarray | Image.Image
+
 
 class BadImage(Exception):
   """An image that cannot be used; the message says why."""
+
+
+def listed(images: Any) -> list[Any]:
+  """None, one image or several, as a list; u8[B,H,W,3] is B images."""
+  if images is None:
+    return []
+  one = isinstance(images, str | Path | bytes | bytearray | Image.Image)
+  if one or callable(images) or getattr(images, "ndim", 4) < 4:
+    return [images]
+  return list(images)
 
 
 class ImageReader:
@@ -37,8 +50,8 @@ class ImageReader:
     """Pixels u8[H,W,3] and their valid box i32[4] = (y0, x0, y1, x1).
 
     Args:
-      image: a path, encoded bytes, a callable that gives one of these, or a
-        PIL image.
+      image: a path, encoded bytes, a PIL image, an array u8[H,W,3], or a
+        callable that gives one of these.
 
     Raises:
       BadImage: missing, broken or too large.
@@ -69,6 +82,8 @@ class ImageReader:
           picture = Image.open(io.BytesIO(image))
         elif isinstance(image, Image.Image):
           picture = image
+        elif hasattr(image, "dtype"):
+          picture = _from_array(np.asarray(image))
         else:
           picture = Image.open(Path(image))
       width, height = picture.size
@@ -85,6 +100,13 @@ class ImageReader:
     except (OSError, SyntaxError, ValueError) as error:
       # Pillow's decoders raise all of these on broken files.
       raise BadImage(f"{name} is broken: {error}") from error
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+  if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
+    raise BadImage(f"an image given as an array is u8[H,W,3], not "
+                   f"{pixels.dtype}{list(pixels.shape)}")
+  return Image.fromarray(pixels)
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:

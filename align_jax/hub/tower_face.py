@@ -1,10 +1,11 @@
 """A pretrained tower as a function, for notebooks and scripts.
 
   tower = load_tower("pkg:align_jax/weights/mini_clip")
-  features = tower(tower.process([picture]))     # f[1,P,C]
+  features = tower(["a.png", picture])           # f[2,P,C]
+  pixels = tower.process(["a.png", picture])     # f32[2,H,W,3], normalised
+  features = tower(pixels)                       # the same
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax.data.images import ImageReader
+from align_jax.data.images import ImageReader, listed
 from align_jax.errors import InputError
 from align_jax.hub.pretrained import load_params, load_processor, read_spec
 from align_jax.towers import TOWERS
@@ -39,28 +40,34 @@ class Tower:
     self._features = jax.jit(
         lambda params, pixels: module.apply({"params": params}, pixels))
 
-  def __call__(self, pixels: jax.Array) -> jax.Array:
-    """Normalised pixels f[B,H,W,3] -> features f[B,P,C].
+  def __call__(self, images: Any) -> jax.Array:
+    """Images -> features f[B,P,C].
+
+    Args:
+      images: normalised pixels f[B,H,W,3]; anything else, uint8 arrays too,
+        goes through `process` first.
 
     Raises:
-      ValueError: pixels of another shape than the tower reads.
+      BadImage: see `process`.
+      ValueError: pixels of another shape than the tower reads, or none.
     """
-    return self._features(self.params, jnp.asarray(pixels))
+    dtype = getattr(images, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+      images = self.process(images)
+    return self._features(self.params, jnp.asarray(images))
 
-  def process(self, images: Iterable[Any]) -> jax.Array:
+  def process(self, images: Any) -> jax.Array:
     """Pictures -> normalised pixels f32[B,H,W,3].
 
     Args:
-      images: each a PIL image, a path or an encoded file's bytes. One picture
-        alone is taken as a list of one.
+      images: one or several, each a path, an encoded file's bytes, a PIL
+        image or an array u8[H,W,3]; or one array u8[B,H,W,3].
 
     Raises:
-      BadImage: one is missing or broken.
+      BadImage: one is missing or broken, or an array of another kind.
       ValueError: there is none.
     """
-    if hasattr(images, "resize") or isinstance(images, (str, Path, bytes)):
-      images = [images]
-    read = [self._reader(image) for image in images]
+    read = [self._reader(image) for image in listed(images)]
     if not read:
       raise ValueError("no images to process")
     pixels, boxes = map(np.stack, zip(*read))

@@ -44,6 +44,25 @@ def test_pictures_in_features_out(folder: Path, tmp_path: Path) -> None:
   assert set(tower.provenance) >= {"patch_ijac", "layers/q_chk"}
 
 
+def test_pictures_of_every_kind_are_processed(
+    folder: Path, tmp_path: Path) -> None:
+  tower = load_tower(folder)
+  colours = np.random.default_rng(0).integers(0, 256, (2, 3), np.uint8)
+  raw = np.tile(colours[:, None, None], (1, 16, 16, 1))  # u8[B,H,W,3]
+  Image.fromarray(raw[0]).save(tmp_path / "a.png")
+  file = tmp_path / "a.png"
+  expected = tower(tower.process(list(map(Image.fromarray, raw))))
+  for images in (raw, jnp.asarray(raw), list(raw), [file, raw[1]],
+                 [file.read_bytes(), Image.fromarray(raw[1])]):
+    np.testing.assert_array_equal(tower(images), expected)
+  for image in (raw[0], file, str(file), Image.fromarray(raw[0])):
+    assert tower(image).shape == (1, 4, 16)
+    np.testing.assert_allclose(tower(image), expected[:1], atol=1e-6)
+  for wrong in (raw.astype(np.int32), raw[0, :, :, 0], [raw[0] / 255]):
+    with pytest.raises(BadImage, match=r"is u8\[H,W,3\], not "):
+      tower(wrong)
+
+
 def test_bfloat16(folder: Path) -> None:
   tower = load_tower(folder, dtype=jnp.bfloat16)
   assert tower(jnp.zeros((1, 16, 16, 3))).dtype == jnp.bfloat16
