@@ -8,8 +8,8 @@
 # With JAX_PLATFORMS=cpu each process has ALIGN_JAX_CPU_DEVICES virtual devices
 # (default 4); otherwise process i has GPU i. Process 0 writes to the terminal;
 # the others to ALIGN_JAX_LOGS/process_I.log (default: a temporary folder, shown
-# if one fails). Ctrl-C and SIGTERM reach every process. Exits with the first
-# failing process's status, after ending the others.
+# if one fails). Ctrl-C and SIGTERM stop every process, in training after a
+# save. Exits with the first failing process's status, after ending the others.
 set -u
 
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
@@ -47,8 +47,8 @@ for ((i = 0; i < count; i++)); do
 done
 
 forward() { kill -s "$1" ${running[@]+"${running[@]}"} 2>/dev/null; }
-trap 'forward TERM' TERM
-trap 'forward INT' INT
+# Processes in the background ignore SIGINT: for them Ctrl-C is SIGTERM too.
+trap 'forward TERM' TERM INT
 
 # One process gone means that the others wait for it for ever: end them.
 status=0

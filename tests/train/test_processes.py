@@ -85,6 +85,27 @@ def test_a_failing_process_ends_all(tmp_path):
   assert time.monotonic() - start < 100
 
 
+def test_ctrl_c_ends_all(tmp_path):
+  waiting = tmp_path / "python"
+  waiting.write_text(f"""#!/bin/sh
+touch {tmp_path}/started_$ALIGN_JAX_PROCESS_ID
+exec sleep 60
+""")
+  waiting.chmod(0o755)
+  # What is ignored at its start a shell cannot trap.
+  running = subprocess.Popen(
+      [LOCAL, "2", "train"],
+      env=environment(PYTHON=str(waiting), ALIGN_JAX_PORT="1"),
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+  start = time.monotonic()
+  while len(list(tmp_path.glob("started_*"))) < 2:
+    assert time.monotonic() - start < 20
+    time.sleep(0.1)
+  time.sleep(0.5)  # the trap is set after the last process was started
+  running.send_signal(signal.SIGINT)
+  assert running.wait(timeout=20) == 128 + signal.SIGTERM
+
+
 def test_wants_a_number_and_a_verb():
   done = subprocess.run([LOCAL, "two"], capture_output=True, text=True)
   assert done.returncode == 2 and "local.sh N VERB" in done.stderr
