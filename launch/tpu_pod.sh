@@ -4,17 +4,19 @@
 #   launch/tpu_pod.sh --tpu NAME --zone ZONE [--project PROJECT]
 #     [--folder FOLDER] [--user USER] [--dry-run] -- VERB [ARGUMENTS...]
 #   launch/tpu_pod.sh --tpu my-slice --zone us-central2-b --folder align_jax \
-#     -- train --config quickstart --workdir gs://my-bucket/runs/one
+#     -- train --config quickstart --workdir /mnt/shared/runs/one
 #
 #   --tpu      name of the TPU virtual machine
 #   --zone     its zone
 #   --project  its project; otherwise gcloud's own setting
-#   --folder   the checkout on each worker (default: align_jax); `make install`
-#              was run there with the extra `tpu`
+#   --folder   the checkout on each worker (default: align_jax). There, once:
+#              `make install`, then `.venv/bin/pip install -e ".[tpu]"`
 #   --user     the user on the workers; otherwise gcloud's own
 #   --dry-run  print the command instead of running it
 #
-# JAX finds the other workers by itself (ALIGN_JAX_POD=1).
+# JAX finds the other workers by itself (ALIGN_JAX_POD=1). --workdir must be a
+# folder that all workers share: each writes its part of a checkpoint there.
+# Mount a file server, or a bucket with gcsfuse, at the same path on each.
 set -eu
 
 tpu="" zone="" project="" folder=align_jax user="" dry=0

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="a config file or the name of a shipped one; single fields are "
       "set with --config.FIELD=VALUE")
   parser.add_argument("--workdir", required=True, metavar="DIR",
-                      help="the folder of the run")
+                      help="the folder of the run, shared by all processes")
   parser.add_argument("--json", action="store_true",
                       help="print the result as one JSON object")
 

@@ -1,5 +1,6 @@
 """A run: its stages one after the other, from wherever it was left."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.config import Config, StageConfig, plain
+from align_jax.data.pipeline import merge_states
 from align_jax.errors import InputError
 from align_jax.parallel import rules
 from align_jax.parallel.distributed import is_main
@@ -50,10 +52,16 @@ def train(config: Config, workdir: str | Path, job: Job | None = None,
     trained_parameters; also in WORKDIR/result.json once finished.
 
   Raises:
-    InputError: the config does not fit the model or the folder's run.
+    InputError: the config does not fit the model or the folder's run, or the
+      folder is no folder but an address.
     NotFiniteError: loss or gradients; the batch is saved.
     RecompiledError, AuditError: see there.
   """
+  if re.match(r"[A-Za-z][\w+.-]+:/", str(workdir)):  # a Path drops one slash
+    raise InputError(
+        f"--workdir {workdir}: this is an address, and a folder is needed; "
+        "checkpoints are written to a folder that all processes share. Mount "
+        "the bucket and give the folder where it is mounted")
   workdir = Path(workdir).absolute()
   manifest.check_same_run(workdir, config)
   done = workdir / "result.json"
@@ -134,7 +142,7 @@ class _Run:
       shapes = abstract_state(trained, frozen, tx, self.mesh)
       del trained
       state = self.checkpoints.restore(step, shapes)
-      batches.set_state(_union(meta["data"]))
+      batches.set_state(merge_states(meta["data"]))
       before = manifest.read_json(path)
       audit.check_frozen(before["frozen"], audit.fingerprints(state.frozen),
                          stage.name)
@@ -277,9 +285,3 @@ def result_line(result: Result) -> str:
           f"{clock(result['seconds'])}, loss {result['loss']:.4f}, "
           f"{result['trained_parameters']:,} of {result['parameters']:,} "
           f"parameters trained, in {result['workdir']}")
-
-
-def _union(states: list[dict[str, Any]]) -> dict[str, Any]:
-  """One process's data state from all of them: their streams together."""
-  streams = {k: v for s in states for k, v in s.get("streams", {}).items()}
-  return {**states[0], "streams": streams} if streams else states[0]

@@ -103,6 +103,12 @@ def test_another_config_is_refused(whole):
   assert str(raised.value).splitlines()[1:] == ["  seed: saved 0, given 1"]
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_address_is_no_workdir(kind):
+  with pytest.raises(InputError, match="bucket.*Mount the bucket"):
+    train(toy.config(), kind("gs://bucket/runs/one"), show=False)
+
+
 class Interrupting(toy.Rows):
   """Sends this process a signal while batch `at` is fetched."""
 

@@ -115,7 +115,7 @@ def test_pod_prints_its_command():
   done = subprocess.run(
       [POD, "--tpu", "slice", "--zone", "z-1", "--project", "p", "--user", "u",
        "--folder", "code/align jax", "--dry-run", "--", "train", "--config",
-       "mini/clip:a b", "--workdir", "gs://bucket/run"],
+       "mini/clip:a b", "--workdir", "/mnt/shared/run"],
       capture_output=True, text=True, check=True)
   words = shlex.split(done.stdout)
   assert words[:12] == [
@@ -124,7 +124,7 @@ def test_pod_prints_its_command():
   remote = shlex.split(words[12])
   assert remote[:4] == ["cd", "code/align jax", "&&", "ALIGN_JAX_POD=1"]
   assert remote[5:] == ["train", "--config", "mini/clip:a b", "--workdir",
-                        "gs://bucket/run"]
+                        "/mnt/shared/run"]
 
 
 @pytest.mark.parametrize("given", [[], ["--tpu", "a"], ["--tup", "a"]])
