@@ -84,7 +84,7 @@ def load_flat(
     source: what to call the checkpoint in errors.
 
   Returns:
-    ({path: array}, {path: "file:key"}).
+    ({path: array}, {path: "file:key", of several files joined by "; "}).
 
   Raises:
     InputError: missing, unexpected or mis-shaped tensors, all of them.
@@ -121,19 +121,27 @@ def load_flat(
     else:
       loaded[path] = jax.make_array_from_callback(
           leaf.shape, leaf.sharding, part)
-    origin = reader.origin(files[0])
-    provenance[path] = (
-        origin if not stacked
-        else origin.removesuffix(files[0]) + _numbered(files))
+    provenance[path] = _origin(reader, files)
   return loaded, provenance
 
 
-def _numbered(files: list[str]) -> str:
+def _origin(reader: Reader, keys: list[str]) -> str:
+  """Every file and what it gives: "F:a.{0..1}.b; G:a.{2..3}.b"."""
+  files: dict[str, list[int]] = {}
+  for n, key in enumerate(keys):
+    files.setdefault(reader.origin(key).removesuffix(key), []).append(n)
+  return "; ".join(file + _numbered(keys, which)
+                   for file, which in files.items())
+
+
+def _numbered(keys: list[str], which: list[int]) -> str:
   """["a.0.b", "a.1.b"] -> "a.{0..1}.b", the file's own spelling."""
-  if len(files) == 1:
-    return files[0]
-  return re.sub(r"(?<![0-9])0(?![0-9])", f"{{0..{len(files) - 1}}}",
-                files[0], count=1)
+  if len(which) == 1:
+    return keys[which[0]]
+  first, last = which[0], which[-1]
+  numbers = (f"{first}..{last}" if len(which) == last - first + 1
+             else ",".join(map(str, which)))
+  return re.sub(r"(?<![0-9])0(?![0-9])", f"{{{numbers}}}", keys[0], count=1)
 
 
 def _check(reader: Reader, names: Mapping[str, str], family: Family,

@@ -34,7 +34,7 @@ class Job:
     layout: with the mesh.
     model: `model.apply({"params": tree}, batch) -> outputs`.
     init: -> (nested parameters, each in its shards; path -> its origin).
-      Origins "FILE:KEY" name what is wholly in a weights file.
+      Origins "FILE:KEY; FILE:KEY" name what is wholly in weights files.
     batches: stage -> its data, from the start.
     objective: name -> objective.
     place: this process's rows -> global arrays.

@@ -119,26 +119,27 @@ def commit() -> str:
     return ""
 
 
-def weights_file(origin: str) -> str:
-  """The file of a provenance "FILE:KEY"; "" for any other origin."""
-  file = origin.rpartition(":")[0]
-  return file if file and Path(file).is_file() else ""
+def weights_files(origin: str) -> list[str]:
+  """The files of a provenance "FILE:KEY; FILE:KEY"; [] for any other."""
+  files = [part.rpartition(":")[0] for part in origin.split("; ")]
+  return files if all(f and Path(f).is_file() for f in files) else []
 
 
 def must_keep(path: str, origins: Mapping[str, str],
               earlier: Collection[str]) -> bool:
   """Whether a frozen parameter has to be in the run's own files.
 
-  Not if it is wholly from a weights file, whose hash the manifest holds, and
-  no `earlier` stage trained it: then it is loaded from there again.
+  Not if it is wholly from weights files, whose hashes the manifest holds,
+  and no `earlier` stage trained it: then it is loaded from there again.
   """
-  return path in earlier or not weights_file(origins.get(path, ""))
+  return path in earlier or not weights_files(origins.get(path, ""))
 
 
 def hash_files(provenance: Mapping[str, str]) -> dict[str, str]:
   """SHA-256 of every weights file that parameters came from."""
   found = {}
-  for file in sorted({weights_file(o) for o in provenance.values()} - {""}):
+  for file in sorted({file for origin in provenance.values()
+                      for file in weights_files(origin)}):
     with open(file, "rb") as stream:
       found[file] = hashlib.file_digest(stream, "sha256").hexdigest()
   return found

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from safetensors.numpy import load_file, save_file
 
 from align_jax.decoders.transformer import DecoderConfig
 from align_jax.errors import InputError
 from align_jax.hub.faces import decoder_shapes, load_decoder
 from align_jax.hub.pretrained import load_params, read_spec, save_hf
 from align_jax.hub.safetensors import SafetensorsReader
+from align_jax.train.manifest import hash_files, must_keep
 
 CONFIG = DecoderConfig(vocab_size=32, width=16, layers=4, heads=4, kv_heads=2,
                        mlp_width=24, tied_head=False)
@@ -88,6 +90,27 @@ def test_provenance_names_file_and_key(folder: Path) -> None:
       f"{file}:model.layers.{{0..3}}.self_attn.q_proj.weight")
 
 
+def test_provenance_names_every_file_of_a_stack(tmp_path: Path) -> None:
+  save_hf(_params(), "llama", CONFIG, tmp_path)
+  whole = load_file(tmp_path / "model.safetensors")
+  (tmp_path / "model.safetensors").unlink()
+  late = {k for k in whole if ".layers.2." in k or ".layers.3." in k}
+  shards = [tmp_path / f"model-{n}.safetensors" for n in (1, 2)]
+  save_file({k: v for k, v in whole.items() if k not in late}, shards[0])
+  save_file({k: whole[k] for k in late}, shards[1])
+  (tmp_path / "model.safetensors.index.json").write_text(json.dumps({
+      "weight_map": {k: shards[k in late].name for k in whole}}))
+  _, origins = load_params(read_spec(tmp_path), decoder_shapes(CONFIG))
+  assert origins["layers/up_df"] == (
+      f"{shards[0]}:model.layers.{{0..1}}.mlp.up_proj.weight; "
+      f"{shards[1]}:model.layers.{{2..3}}.mlp.up_proj.weight")
+  stack = {"layers/up_df": origins["layers/up_df"]}
+  assert hash_files(stack).keys() == set(map(str, shards))
+  assert not must_keep("layers/up_df", stack, ())
+  shards[1].unlink()
+  assert must_keep("layers/up_df", stack, ())
+
+
 def test_flat_trees_come_back_flat(folder: Path) -> None:
   flat = {"/".join(k.key for k in path): s for path, s in
           jax.tree_util.tree_leaves_with_path(decoder_shapes(CONFIG))}
@@ -116,7 +139,6 @@ def test_several_files_with_an_index(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_listed_together(folder: Path) -> None:
-  from safetensors.numpy import load_file, save_file
   tensors = load_file(folder / "model.safetensors")
   layer = "model.layers.1."
   tensors[layer + "mlp.gate_prj.weight"] = tensors.pop(
@@ -146,7 +168,6 @@ def test_a_tied_head_in_the_file_is_no_fault(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_bare_model(folder: Path) -> None:
-  from safetensors.numpy import load_file, save_file
   save_file({k.removeprefix("model."): v for k, v in load_file(
       folder / "model.safetensors").items()}, folder / "model.safetensors")
   jax.tree.map(np.testing.assert_array_equal, load_decoder(folder).params,
