@@ -270,7 +270,7 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """The state of all streams, from the states of all processes."""
   return {**states[0],
           "streams": {number: at for state in states
-                      for number, at in state["streams"].items()}}
+                      for number, at in state.get("streams", {}).items()}}
 
 
 def _plain(state: Any) -> Any:

@@ -51,9 +51,6 @@ class GGUFFile:
     found = self._reader.get_field(name)
     return default if found is None else found.contents()
 
-  def field_names(self) -> Iterable[str]:
-    return self._reader.fields.keys()
-
   def keys(self) -> Iterable[str]:
     return self._tensors.keys()
 

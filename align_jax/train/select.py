@@ -53,12 +53,6 @@ def covers(pattern: str, path: str) -> bool:
   return fnmatch.fnmatchcase(path, whole)
 
 
-def covered(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:
-  """The paths that some pattern names, wholly or in part."""
-  patterns = list(patterns)
-  return {p for p in paths if any(covers(q, p) for q in patterns)}
-
-
 def base(key: str) -> str:
   """The parameter that a trainable's key belongs to."""
   return _CUT.sub("", key)

@@ -11,7 +11,6 @@ from align_jax.errors import InputError
 from align_jax.parallel.mesh import make_mesh
 from align_jax.train.select import (
   base,
-  covered,
   cut,
   flatten,
   merge,
@@ -85,8 +84,3 @@ def test_patterns_that_name_nothing(params):
 def test_two_cuts_of_one_stack_are_refused(params):
   with pytest.raises(InputError, match="otherwise than an earlier"):
     trainables(params, {"tower/layers[-1]/*": 1.0, "tower/*": 1.0})
-
-
-def test_masters_are_found_by_path(params):
-  assert covered(params, ["tower/layers[-1]/*", "logit_scale"]) == {
-      "tower/layers/q_ck", "logit_scale"}

@@ -24,7 +24,7 @@ from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh
 from align_jax.parallel.rules import shardings
 from align_jax.train.job import Job
-from align_jax.train.select import covered, flatten, unflatten
+from align_jax.train.select import covers, flatten, unflatten
 
 WIDTH, VOCAB, LENGTH, LAYERS, ROWS = 8, 16, 12, 3, 8
 
@@ -177,7 +177,8 @@ def job(config: Config, weights: str = "", model: Any = None,
     make = lambda: flatten(toy.init(jax.random.key(config.seed),
                                     batch)["params"])
     shapes = jax.eval_shape(make)
-    masters = covered(shapes, [p for s in config.stages for p in s.train])
+    masters = {path for path in shapes for stage in config.stages
+               for p in stage.train if covers(p, path)}
     dtype = jnp.dtype(config.model.frozen_dtype)
     params = jax.jit(
         lambda: {k: v if k in masters else v.astype(dtype)
