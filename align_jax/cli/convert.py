@@ -41,8 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
 def convert(run: Path, target: Path) -> dict:
   """Writes the model of `run` and gives its manifest."""
+  from align_jax.data.images import image_hashes
   from align_jax.data.pipeline import open_source
-  from align_jax.hub.export_clip import export_clip, image_hashes
+  from align_jax.hub.export_clip import export_clip
   from align_jax.train.manifest import read_json, write_json
   from align_jax.train.restore import restore
 

@@ -5,8 +5,10 @@ processors. Rescaling and normalising happen on the device
 (`towers/pixels.py`), so that a quarter of the bytes travel.
 """
 
+import hashlib
 import io
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,19 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
     raise BadImage(f"{name} is of mode {picture.mode!r}, whose values have no "
                    "known range")
   return picture.convert("RGB")
+
+
+def image_hashes(examples: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+  """SHA-256 of every image file of some examples -> where it came from.
+
+  Args:
+    examples: of a source; images are paths, bytes or callables of either.
+  """
+  found: dict[str, str] = {}
+  for example in examples:
+    for image in example["images"]:
+      data = image() if callable(image) else image
+      if not isinstance(data, bytes):
+        data = Path(data).read_bytes()
+      found.setdefault(hashlib.sha256(data).hexdigest(), example["origin"])
+  return dict(sorted(found.items(), key=lambda item: item[1]))

@@ -1,8 +1,7 @@
 """A CLIP model of our own as a folder in Hugging Face's CLIPModel layout."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,6 @@ def preprocessor(config: ViTConfig) -> dict[str, Any]:
       "image_mean": list(config.mean),
       "image_std": list(config.std),
   }
-
-
-def image_hashes(examples: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-  """SHA-256 of every image file of some examples -> where it came from.
-
-  Args:
-    examples: of a source; images are paths, bytes or callables of either.
-  """
-  found: dict[str, str] = {}
-  for example in examples:
-    for image in example["images"]:
-      data = image() if isinstance(image, Callable) else image
-      if not isinstance(data, bytes):
-        data = Path(data).read_bytes()
-      found.setdefault(hashlib.sha256(data).hexdigest(), example["origin"])
-  return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def export_clip(params: Mapping[str, Any], config: DualConfig, tokenizer: Any,

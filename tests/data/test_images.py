@@ -1,5 +1,6 @@
 """Images: what comes out, and every way a file can be bad."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-from align_jax.data.images import BadImage, ImageReader
+from align_jax.data.images import BadImage, ImageReader, image_hashes, listed
 from tests.data.samples import png
 
 
@@ -123,6 +124,26 @@ def test_a_bomb_is_refused_before_decoding():
   file[29:33] = __import__("zlib").crc32(file[12:29]).to_bytes(4, "big")
   with pytest.raises(BadImage, match="max_pixels|too large"):
     ImageReader(clip(16), 16)(bytes(file))
+
+
+def test_one_image_or_several(picture):
+  pixels = np.asarray(picture)
+  assert listed(None) == [] and listed("a.png") == ["a.png"]
+  assert listed(picture) == [picture] and listed((b"", "b")) == [b"", "b"]
+  assert len(listed(pixels)) == 1 and len(listed(pixels[None])) == 1
+  reader = ImageReader(clip(16), 16)
+  np.testing.assert_array_equal(reader(pixels)[0], reader(picture)[0])
+  for wrong in (pixels / 255, pixels[..., 0], pixels[None]):
+    with pytest.raises(BadImage, match=r"u8\[H,W,3\], not .*20, 30"):
+      reader(wrong.copy())
+
+
+def test_image_hashes(tmp_path):
+  (tmp_path / "a.png").write_bytes(png(1))
+  examples = [{"origin": "b", "images": [png(0), tmp_path / "a.png"]},
+              {"origin": "c", "images": [lambda: png(0)]}]
+  assert image_hashes(examples) == {
+      hashlib.sha256(png(i)).hexdigest(): "b" for i in (0, 1)}
 
 
 def test_processor_of_another_size(picture):
