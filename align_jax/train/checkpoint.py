@@ -142,8 +142,15 @@ class Checkpoints:
     return ocp.load(self.workdir / "frozen" / str(stage), _abstract(frozen))
 
   def close(self) -> None:
-    self.wait()
-    self._all.close()
+    """Waits for the save under way.
+
+    Raises:
+      RuntimeError: it did not come about; all is closed even so.
+    """
+    try:
+      self.wait()
+    finally:
+      self._all.close()
 
 
 def gather_json(value: Any) -> list[Any]:

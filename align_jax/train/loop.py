@@ -95,9 +95,23 @@ class _Run:
     self.loss = float("nan")
     self.compiled: dict[str, int] = {}
     self._describe()
+    self.batches: Batches | None = None
+    self.metrics: MetricsLog | None = None
     self.checkpoints = Checkpoints(workdir, config.keep)
 
   def train(self) -> Result:
+    try:
+      finished, index, step = self._stages()
+    except BaseException as error:
+      for fault in self._close():  # must not hide what came first
+        error.add_note(f"and then, closing the run: {fault!r}")
+      raise
+    for fault in self._close():
+      raise fault
+    return self._result(finished, index, step)
+
+  def _stages(self) -> tuple[bool, int, int]:
+    """Trains what is left; (finished, the last stage, its step)."""
     stages = self.config.stages
     latest = self.checkpoints.latest()
     meta = self.checkpoints.meta(latest) if latest is not None else {}
@@ -108,7 +122,8 @@ class _Run:
     if latest is not None:
       self.say(f"going on after step {latest} (stage "
                f"{stages[first].name!r}, step {meta['stage_step']})")
-    self.metrics = MetricsLog(self.workdir, latest or 0) if is_main() else None
+    if is_main():
+      self.metrics = MetricsLog(self.workdir, latest or 0)
     finished = True
     with Stop() as stop:
       for index in range(first, len(stages)):
@@ -118,10 +133,23 @@ class _Run:
         if not finished:
           break
         self._end(index, state)
-    self.checkpoints.close()
-    if self.metrics:
-      self.metrics.close()
-    return self._result(finished, index, int(state.step))
+    return finished, index, int(state.step)
+
+  def _close(self) -> list[Exception]:
+    """Ends what runs beside the loop, a save under way included.
+
+    Returns:
+      What went wrong meanwhile; everything is closed all the same.
+    """
+    faults = []
+    for thing in (self.batches, self.metrics, self.checkpoints):
+      try:
+        if hasattr(thing, "close"):
+          thing.close()
+      except Exception as fault:
+        faults.append(fault)
+    self.batches = None
+    return faults
 
   def _begin(self, index: int,
              saved: tuple[int, dict[str, Any]] | None,
@@ -131,7 +159,7 @@ class _Run:
     trained, frozen = split(self.params, self.rates[index])
     self.params = {}  # from here on the state owns the arrays
     tx = make_optimizer(stage, self.rates[index])
-    batches = self.job.batches(stage)
+    batches = self.batches = self.job.batches(stage)
     earlier = {base(k) for rates in self.rates[:index] for k in rates}
     kept = {p: x for p, x in frozen.items()
             if manifest.must_keep(p, self.origins, earlier)}
@@ -189,6 +217,7 @@ class _Run:
     progress.close()
     if hasattr(batches, "close"):
       batches.close()
+    self.batches = None
     self.compiled[stage.name] = compilations.count
     return state, finished
 

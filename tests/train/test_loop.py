@@ -15,6 +15,7 @@ import pytest
 from align_jax.config import MeshConfig
 from align_jax.errors import InputError
 from align_jax.train.audit import AuditError
+from align_jax.train.checkpoint import Checkpoints
 from align_jax.train.compilations import RecompiledError
 from align_jax.train.loop import result_line, train
 from align_jax.train.watch import NotFiniteError
@@ -211,6 +212,43 @@ def test_not_finite_saves_the_batch(tmp_path):
   # The data goes on with the same batch: what failed is not passed over.
   with pytest.raises(NotFiniteError, match="bad_batch_5.npz"):
     train(config, tmp_path / "run", toy.job(config, poison=4), show=False)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_failing_run_closes_all(tmp_path, monkeypatch, lost):
+  """The save under way is waited for; its error hides no other."""
+  closed = []
+
+  class Breaking(toy.Rows):
+
+    def __next__(self):
+      if self.at == 4:
+        raise OSError("the disk is gone")
+      return super().__next__()
+
+    def close(self):
+      closed.append("batches")
+
+  wait = Checkpoints.wait
+
+  def waited(self):
+    wait(self)
+    if lost and closed:
+      raise RuntimeError("not saved")
+
+  monkeypatch.setattr(Checkpoints, "wait", waited)
+  config = toy.config(save_every=3)
+  job = toy.job(config)
+  plain = job.batches
+  breaking = dataclasses.replace(
+      job, batches=lambda s: Breaking(plain(s).rows, plain(s).seed))
+  with pytest.raises(OSError, match="the disk is gone") as raised:
+    train(config, tmp_path / "run", breaking, show=False)
+  assert closed == ["batches"]
+  assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [
+      "3"]
+  notes = getattr(raised.value, "__notes__", [])
+  assert [("not saved" in note) for note in notes] == [True] * lost
 
 
 def test_a_save_never_passes_over_a_bad_batch(tmp_path):
