@@ -49,7 +49,8 @@ def train(config: Config, workdir: str | Path, job: Job | None = None,
 
   Returns:
     name, workdir, finished, steps, seconds, loss, compilations, parameters,
-    trained_parameters; also in WORKDIR/result.json once finished.
+    trained_parameters, commits_differ (whether the run's starts were of
+    several commits); also in WORKDIR/result.json once finished.
 
   Raises:
     InputError: the config does not fit the model or the folder's run, or the
@@ -263,20 +264,22 @@ class _Run:
       raise InputError(f"stage {stage.name!r}, {error}") from error
 
   def _describe(self) -> None:
-    """The manifest, written at the first start and checked at others."""
+    """The manifest: written at the first start, at others checked, with one
+    more entry in its list of starts."""
     trained = {base(k) for rates in self.rates for k in rates}
     files = manifest.hash_files(
         {p: self.origins.get(p, "") for p in self.params})
     path = self.workdir / "manifest.json"
-    if path.is_file():
-      saved = manifest.read_json(path)
+    saved = manifest.read_json(path) if path.is_file() else {}
+    if saved:
       manifest.check_files(saved["files"], files)
     table = rules.table(self.params, self.mesh)
-    self.about = manifest.describe(self.config, self.params, trained,
-                                   self.origins, files)
+    about = manifest.describe(self.config, self.params, trained,
+                              self.origins, files)
+    self.about = manifest.with_start(
+        saved, about | {"partition": table.splitlines()})
     if is_main():
-      manifest.write_json(path, self.about | {
-          "partition": table.splitlines()})
+      manifest.write_json(path, self.about)
     self.say(table)
     self.say(f"{self.about['trained_parameters']:,} of "
              f"{self.about['parameters']:,} parameters are trained")
@@ -289,7 +292,9 @@ class _Run:
         "seconds": round(self._spent(), 1), "loss": self.loss,
         "compilations": self.compiled,
         "parameters": self.about["parameters"],
-        "trained_parameters": self.about["trained_parameters"]}
+        "trained_parameters": self.about["trained_parameters"],
+        "commits_differ": len(
+            {start["commit"] for start in self.about["starts"]}) > 1}
     if is_main():
       path = self.workdir / "manifest.json"
       saved = manifest.read_json(path)

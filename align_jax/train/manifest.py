@@ -25,6 +25,12 @@ MAY_DIFFER = ("mesh", "eval", "log_every", "save_every", "keep",
               "data.workers")
 
 
+# What may be another at each start of a run; the manifest's own are those of
+# the first start, `starts` lists all.
+OF_A_START = ("command", "commit", "python", "versions", "device", "devices",
+              "processes")
+
+
 def check_same_run(workdir: Path, config: Config) -> None:
   """Refuses to go on with a run that another config began.
 
@@ -88,6 +94,19 @@ def describe(config: Config, params: Mapping[str, jax.Array],
       "files": dict(files),
       "provenance": dict(provenance),
   }
+
+
+def with_start(saved: Mapping[str, Any],
+               about: Mapping[str, Any]) -> dict[str, Any]:
+  """The manifest of a run at one more start.
+
+  Args:
+    saved: the manifest so far; empty at the first start.
+    about: what `describe` says of this start.
+  """
+  start = lambda of: {k: of[k] for k in OF_A_START}
+  earlier = saved.get("starts", [start(saved)]) if saved else []
+  return {**about, **saved, "starts": [*earlier, start(about)]}
 
 
 def versions() -> dict[str, str]:

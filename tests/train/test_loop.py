@@ -88,6 +88,8 @@ def test_the_manifest(whole):
   assert about["provenance"]["connector/w_dd"] == "random"
   assert any("connector/w_dd" in line for line in about["partition"])
   assert "commit" in about and about["seed"] == 0 and about["device"]
+  assert [s["commit"] for s in about["starts"]] == [about["commit"]]
+  assert result["commits_differ"] is False
 
 
 def test_a_finished_run_says_so(whole):
@@ -145,6 +147,24 @@ def test_stopped_and_resumed_is_never_stopped(whole, tmp_path, stage, when):
   same(final(workdir), final(whole[0]))
   assert [line["loss"] for line in lines(workdir)] == [
       line["loss"] for line in lines(whole[0])]
+
+
+def test_the_manifest_lists_every_start(tmp_path, monkeypatch):
+  config, workdir = toy.config(), tmp_path / "run"
+  job = toy.job(config)
+  plain = job.batches
+  monkeypatch.setattr("align_jax.train.manifest.commit", lambda: "first")
+  train(config, workdir, dataclasses.replace(
+      job, batches=lambda s: Interrupting(plain(s).rows, when=1)), show=False)
+  monkeypatch.setattr("align_jax.train.manifest.commit", lambda: "second")
+  monkeypatch.setattr("sys.argv", ["again"])
+  result = train(config, workdir, toy.job(config), show=False)
+  about = json.loads((workdir / "manifest.json").read_text())
+  assert about["commit"] == "first" and about["command"] != ["again"]
+  assert [s["commit"] for s in about["starts"]] == ["first", "second"]
+  assert about["starts"][1]["command"] == ["again"]
+  assert about["starts"][1]["versions"]["jax"] == jax.__version__
+  assert result["commits_differ"] and about["steps"] == 12
 
 
 def test_resumed_on_another_mesh(whole, tmp_path):
