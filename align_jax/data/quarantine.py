@@ -17,15 +17,8 @@ class Quarantine:
 
   def __init__(self, path: str | Path | None = None):
     self.path = Path(path) if path else None
-    self._seen: set[tuple[str, str]] = set()
+    self._seen = _read(self.path) if self.path else set()
     self._lock = threading.Lock()
-    if self.path and self.path.exists():
-      for line in self.path.read_text(encoding="utf-8").splitlines():
-        try:
-          record = json.loads(line)
-        except ValueError:
-          continue  # the last line of a run that was killed while writing it
-        self._seen.add((record["origin"], record["reason"]))
 
   def __len__(self) -> int:
     return len(self._seen)
@@ -43,3 +36,26 @@ class Quarantine:
       with self.path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"origin": sample.origin, "source": source,
                                "reason": sample.reason}) + "\n")
+
+
+def quarantined(folder: Path) -> int:
+  """Bad samples of a run, over the files of all its processes.
+
+  Processes whose rows share a stream meet the same bad samples, so a sum of
+  their own counts would be too high.
+  """
+  seen: set[tuple[str, str]] = set()
+  return len(seen.union(*map(_read, folder.glob("quarantine*.jsonl"))))
+
+
+def _read(path: Path) -> set[tuple[str, str]]:
+  """(origin, reason) of what a file lists; nothing where there is none."""
+  seen: set[tuple[str, str]] = set()
+  if path.exists():
+    for line in path.read_text(encoding="utf-8").splitlines():
+      try:
+        record = json.loads(line)
+      except ValueError:
+        continue  # the last line of a run that was killed while writing it
+      seen.add((record["origin"], record["reason"]))
+  return seen

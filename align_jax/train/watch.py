@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from align_jax.config import Config, StageConfig
+from align_jax.data.quarantine import quarantined
 from align_jax.train.compilations import Compilations, RecompiledError
 from align_jax.train.job import Batches
 from align_jax.train.metrics import MetricsLog, memory
@@ -109,7 +110,7 @@ class Watch:
     self.metrics.write(self.before + step, {
         "stage": self.stage.name, "stage_step": step, **values, **rates,
         **speed, **memory(), "compilations": self.compilations.count,
-        "quarantined": self.batches.stats.get("quarantined", 0)})
+        "quarantined": quarantined(self.workdir)})
 
   def _restart(self) -> None:
     """Begins a new window of speed."""

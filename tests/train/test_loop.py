@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from align_jax.config import MeshConfig
+from align_jax.data import BadSample
+from align_jax.data.quarantine import Quarantine
 from align_jax.errors import InputError
 from align_jax.train.audit import AuditError
 from align_jax.train.checkpoint import Checkpoints
@@ -77,6 +79,15 @@ def test_a_whole_run(whole):
   audit = json.loads((workdir / "audit" / "1.json").read_text())
   assert "tower/layers[2:3]/q_dk" in audit["moved"]
   assert "tower/layers/q_dk" in audit["frozen"] and not audit["idle"]
+
+
+def test_quarantined_counts_all_processes(tmp_path):
+  for process, names in enumerate(("ab", "bc")):
+    kept = Quarantine(tmp_path / f"quarantine.{process}.jsonl")
+    for name in names:
+      kept.add(BadSample(f"{name}.json:1", "no image"), "chats")
+  train(toy.config(), tmp_path, toy.job(toy.config()), show=False)
+  assert lines(tmp_path)[-1]["quarantined"] == 3
 
 
 def test_the_manifest(whole):
