@@ -38,9 +38,19 @@ def make_mesh(config: MeshConfig,
   """A mesh over the given devices (default: all) with automatic axes.
 
   Neighbouring devices share the innermost axes (tensor, context), whose
-  traffic is the heaviest.
+  traffic is the heaviest. Where every axis has its size and the machine has
+  more devices, the first are taken; not with several processes, for some
+  would be left without a device.
+
+  Raises:
+    ValueError: the axes do not multiply to the number of devices.
   """
-  devices = list(jax.devices() if devices is None else devices)
+  sizes = [getattr(config, axis) for axis in AXES]
+  if devices is None:
+    devices = jax.devices()
+    if min(sizes) > 0 and jax.process_count() == 1:
+      devices = devices[:math.prod(sizes)]
+  devices = list(devices)
   shape = mesh_shape(config, len(devices))
   return Mesh(np.asarray(devices).reshape(shape), AXES,
               axis_types=(AxisType.Auto,) * len(AXES))

@@ -1,7 +1,6 @@
 """The model of a run, for those who read runs: evaluation, inspection."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from align_jax.build import Parts, build, init_params
-from align_jax.config import Config, load_config
+from align_jax.config import Config, MeshConfig, load_config
 from align_jax.errors import InputError
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh
@@ -102,12 +101,8 @@ def restore(workdir: str | Path, mesh: Mesh | None = None) -> Restored:
 
 
 def _fitting_mesh(config: Config) -> Mesh:
-  """The run's mesh where there are devices enough, otherwise one of all."""
-  wanted = [getattr(config.mesh, f.name)
-            for f in dataclasses.fields(config.mesh)]
-  fixed = math.prod(s for s in wanted if s != -1)
-  if -1 in wanted and len(jax.devices()) % fixed == 0:
+  """The run's mesh if it fits the devices, otherwise one of all."""
+  try:
     return make_mesh(config.mesh)
-  if -1 not in wanted and fixed <= len(jax.devices()):
-    return make_mesh(config.mesh, jax.devices()[:fixed])
-  return make_mesh(type(config.mesh)())
+  except ValueError:
+    return make_mesh(MeshConfig())

@@ -37,6 +37,19 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(config, words):
     mesh_shape(config, 8)
 
 
+def test_a_fixed_mesh_takes_the_first_devices(monkeypatch):
+  small = MeshConfig(data=2, tensor=2)
+  mesh = make_mesh(small)
+  assert list(mesh.devices.flat) == jax.devices()[:4]
+  with pytest.raises(ValueError, match="needs 4 devices, there are 8"):
+    make_mesh(small, jax.devices())
+  with pytest.raises(ValueError, match="needs 16 devices, there are 8"):
+    make_mesh(MeshConfig(data=16))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(ValueError, match="needs 4 devices, there are 8"):
+    make_mesh(small)
+
+
 @pytest.mark.parametrize("path,shape,want", [
     ("decoder/embed_vd", (64, 32), P("tensor", "fsdp")),
     ("decoder/head_vd", (64, 32), P("tensor", "fsdp")),
