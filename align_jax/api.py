@@ -67,9 +67,23 @@ class Run:
 
   @functools.cached_property
   def stop(self) -> tuple[int, ...]:
-    """Tokens that end an answer: eos, and the template's end of turn."""
-    said = self.answer_tokens("yes")
-    stop = {said[-1], self.tokenizer.eos_token_id} - {None}
+    """Tokens that end an answer: eos, and the template's end of turn.
+
+    The end of turn is the special token training asks for after an answer.
+    Text that a template writes behind it, such as a newline, ends nothing.
+
+    Raises:
+      InputError: there is neither.
+    """
+    known = self.tokenizer.added_tokens_decoder
+    special = {i for i, token in known.items() if token.special}
+    special |= set(self.tokenizer.all_special_ids)
+    ends = [t for t in self.answer_tokens("yes") if t in special][:1]
+    stop = {*ends, self.tokenizer.eos_token_id} - {None}
+    if not stop:
+      raise InputError("nothing would end an answer: the tokenizer has no eos "
+                       "token, and the template writes no special token after "
+                       "an answer")
     return tuple(sorted(stop))
 
   @property

@@ -174,16 +174,25 @@ def config_folders() -> list[Path]:
   return list(dict.fromkeys(f for f in folders if f.is_dir()))
 
 
-def config_names() -> list[str]:
-  """Names of all configs that can be found, such as "mini/clip"."""
+# Studies lie among the configs they compare; this tells them apart.
+_GET_STUDY = re.compile(r"^(def )?get_study\b", re.MULTILINE)
+
+
+def config_names(kind: str = "config") -> list[str]:
+  """Names of all configs that can be found, such as "mini/clip".
+
+  Args:
+    kind: "config", or "study" for the files with get_study().
+  """
   return sorted({
       path.relative_to(folder).with_suffix("").as_posix()
       for folder in config_folders() for path in folder.rglob("*.py")
-      if not path.name.startswith("_")})
+      if not path.name.startswith("_") and (kind == "study") == bool(
+          _GET_STUDY.search(path.read_text(encoding="utf-8")))})
 
 
-def find_config(name: str) -> Path:
-  """The file of a config given by path or by name.
+def find_config(name: str, kind: str = "config") -> Path:
+  """The file of a config, or of a study, given by path or by name.
 
   Raises:
     InputError: there is none; the message lists the names there are.
@@ -194,9 +203,9 @@ def find_config(name: str) -> Path:
     path = folder / f"{name.removesuffix('.py')}.py"
     if path.is_file():
       return path
-  names = config_names()
+  names = config_names(kind)
   raise InputError(
-      f"no config {name!r}: neither a file nor a name{nearest(name, names)} "
+      f"no {kind} {name!r}: neither a file nor a name{nearest(name, names)} "
       f"(known: {', '.join(names) or 'none'})")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from align_jax.config import (
   Config,
+  config_names,
   differences,
   find_config,
   load_config,
@@ -111,6 +112,11 @@ def test_found_in_an_installed_package(tmp_path, monkeypatch):
   (package / "configs" / "own.py").write_text(CONFIG)
   monkeypatch.setattr("align_jax.config.__file__", str(package / "config.py"))
   assert find_config("own") == package / "configs" / "own.py"
+  # A study is found likewise, and is no config.
+  (package / "configs" / "which.py").write_text(
+      "def get_study():\n  return None  # get_config would not do\n")
+  assert find_config("which", "study") == package / "configs" / "which.py"
+  assert (config_names(), config_names("study")) == (["own"], ["which"])
 
 
 def test_argument_and_overrides(folder):

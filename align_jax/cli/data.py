@@ -5,6 +5,7 @@ import json
 import random
 from typing import Any
 
+from align_jax.cli.stdout import kept_clean
 from align_jax.config import load_config
 from align_jax.errors import InputError
 from align_jax.registry import nearest
@@ -46,11 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Runs one of the forms; 0 is success."""
-  return {"show": _show, "build": _build}[args.form](args)
+  with kept_clean():
+    found, lines = {"show": _show, "build": _build}[args.form](args)
+  print(json.dumps(found) if args.json else "\n".join(lines))
+  return 0
 
 
-def _show(args: argparse.Namespace) -> int:
-  """Prints examples at seeded places of each source."""
+# What a form found: as one object, and as lines for people.
+Found = tuple[dict[str, Any], list[str]]
+
+
+def _show(args: argparse.Namespace) -> Found:
+  """Examples at seeded places of each source."""
   from align_jax.build import build
   from align_jax.data.images import ImageReader
   from align_jax.data.pipeline import open_source
@@ -70,26 +78,22 @@ def _show(args: argparse.Namespace) -> int:
   reader = ImageReader(parts.processor, parts.image_size,
                        config.data.max_pixels)
   shown: list[dict[str, Any]] = []
+  lines: list[str] = []
   for name in names:
     source = open_source(name, config.data.sources[name])
     places = sorted(random.Random(config.seed).sample(
         range(len(source)), min(args.n, len(source))))
-    if not args.json:
-      print(f"source {name}: {len(source):,} examples")
+    lines.append(f"source {name}: {len(source):,} examples")
     for place in places:
       seen = _one(source, place, config.data, renderer, reader)
       rendered = seen.pop("rendered")
       shown.append({"source": name, **seen})
-      if args.json:
-        continue
-      print(f"\n{seen['id']} ({seen['origin']})")
+      lines.append(f"\n{seen['id']} ({seen['origin']})")
       if rendered is not None:
-        print(show(rendered, parts.tokenizer))
+        lines.append(show(rendered, parts.tokenizer))
       if seen["refused"]:
-        print(f"REFUSED in training: {seen['refused']}")
-  if args.json:
-    print(json.dumps({"examples": shown}))
-  return 0
+        lines.append(f"REFUSED in training: {seen['refused']}")
+  return {"examples": shown}, lines
 
 
 def _one(source: Any, place: int, config: Any, renderer: Any,
@@ -119,7 +123,7 @@ def _one(source: Any, place: int, config: Any, renderer: Any,
   return seen
 
 
-def _build(args: argparse.Namespace) -> int:
+def _build(args: argparse.Namespace) -> Found:
   """Writes a data set, unless it is there."""
   import importlib
   if args.name not in BUILDERS:
@@ -130,9 +134,6 @@ def _build(args: argparse.Namespace) -> int:
   builder = getattr(importlib.import_module(module), function)(args.data_dir)
   splits = {name: split.num_examples
             for name, split in builder.info.splits.items()}
-  if args.json:
-    print(json.dumps({"folder": str(builder.data_dir), "splits": splits}))
-  else:
-    counts = ", ".join(f"{n} {c:,}" for n, c in splits.items())
-    print(f"{args.name} in {builder.data_dir}: {counts} images")
-  return 0
+  counts = ", ".join(f"{n} {c:,}" for n, c in splits.items())
+  return ({"folder": str(builder.data_dir), "splits": splits},
+          [f"{args.name} in {builder.data_dir}: {counts} images"])

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ DESCRIPTION = """\
 Looks into a run: the nearest words of each visual token, for ALIGN its
 distribution over words, and norms of visual beside text embeddings. Writes
 pictures and one self-contained page, RUN/inspect/report.html, which also has
-the results of `align-jax evaluate` where there are any.
+the results of `align-jax evaluate` where there are any of the same step.
 
   align-jax inspect run runs/quickstart
   align-jax inspect run runs/quickstart --image photo.png"""
@@ -70,7 +71,8 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   if args.images < 1 or args.words < 1:
     raise InputError("--images and --words are at least 1")
   loaded = load_run(workdir, unfinished=args.unfinished)
-  images, asked = chosen(loaded, args)
+  scored = evaluation(workdir, loaded.config.eval.task, loaded.step)
+  images, asked = chosen(loaded, args, scored is not None)
   seen = look.look(loaded, images, args.words)
   folder = workdir / "inspect"
   folder.mkdir(exist_ok=True)
@@ -92,7 +94,7 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
       "pictures": [str(f) for f in files], "words": str(folder / "words.json"),
       "tokens_per_image": seen.tokens.shape[1], "geometry": compared,
       "distribution": spread, "step": loaded.step,
-      "evaluation": evaluation(workdir, loaded.config.eval.task)}
+      "evaluation": scored}
   write_json(folder / "words.json", result | {
       "images": [look.tell(loaded, seen, at) for at in range(len(images))]})
   page = report.Report(
@@ -108,9 +110,12 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   return result
 
 
-def chosen(loaded: Any, args: argparse.Namespace
+def chosen(loaded: Any, args: argparse.Namespace, scored: bool = False
            ) -> tuple[list[Any], list[list[dict[str, Any]]]]:
-  """Images to look at, and for each what was asked and answered."""
+  """Images to look at, and for each what was asked and answered.
+
+  Answers are those of the evaluation if the run was `scored` at this step.
+  """
   from align_jax.errors import InputError
   from align_jax.evals.tasks import TASKS
   from align_jax.inspect import look
@@ -122,15 +127,24 @@ def chosen(loaded: Any, args: argparse.Namespace
     raise InputError("the run's config names no task to take images from; "
                      "give --image FILE")
   task = TASKS.get(config.task)(**config.options)
+  lines = loaded.workdir / "eval" / f"{config.task}.jsonl"
   asked = look.questions(loaded, task, args.images, args.seed,
-                         loaded.workdir / "eval" / f"{config.task}.jsonl")
+                         lines if scored else None)
   return [task.image(i) for i in asked], list(asked.values())
 
 
-def evaluation(workdir: Path, task: str) -> dict[str, Any] | None:
+def evaluation(workdir: Path, task: str, step: int) -> dict[str, Any] | None:
+  """The run's evaluation at this step; one of another step is left out."""
   path = workdir / "eval" / f"{task}.json"
-  return (json.loads(path.read_text(encoding="utf-8"))
-          if task and path.is_file() else None)
+  if not task or not path.is_file():
+    return None
+  found = json.loads(path.read_text(encoding="utf-8"))
+  if found.get("step") == step:
+    return found
+  print(f"{path} and the answers beside it are of step {found.get('step')}, "
+        f"the run is at step {step}: left out. `align-jax evaluate {workdir}` "
+        "makes them anew", file=sys.stderr)
+  return None
 
 
 def note(spread: dict[str, Any] | None) -> str:

@@ -5,21 +5,25 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
+
+from align_jax.cli.stdout import kept_clean
 
 DESCRIPTION = """\
 Runs a study: each cell is a training run and its evaluation. A study that was
 stopped goes on where it was. Results go to results/NAME.json after each cell;
 tables come from that file alone.
 
-  align-jax study configs/mini/study_connectors.py --workdir runs/connectors
+  align-jax study mini/study_connectors --workdir runs/connectors
   align-jax study configs/mini/study_connectors.py --workdir runs/connectors \\
-    --cells "mlp-*"
-  align-jax study configs/mini/study_connectors.py --table"""
+    --cells "mlp*"
+  align-jax study mini/study_connectors --table"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("file", metavar="FILE",
-                      help="a Python file with get_study()")
+                      help="a Python file with get_study(), or the name of "
+                      "a shipped one")
   parser.add_argument("--workdir", metavar="DIR",
                       help="where the cells' runs are")
   parser.add_argument("--cells", default="*", metavar="GLOB",
@@ -37,6 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+  from align_jax.evals import tables
+
+  with kept_clean():
+    results = find_results(args)
+  if args.json:
+    print(json.dumps(results, indent=1))
+  else:
+    print(tables.table(results), end="")
+  return 0
+
+
+def find_results(args: argparse.Namespace) -> dict[str, Any]:
+  """Runs the study, or reads its results; fills the README if asked to."""
   from align_jax.errors import InputError
   from align_jax.evals import study, tables
 
@@ -61,8 +78,4 @@ def run(args: argparse.Namespace) -> int:
       raise InputError(f"{readme} has no mark <!-- results: {loaded.name} "
                        "--> ... <!-- end -->")
     readme.write_text(tables.fill(text, args.results), encoding="utf-8")
-  if args.json:
-    print(json.dumps(results, indent=1))
-  else:
-    print(tables.table(results), end="")
-  return 0
+  return results

@@ -3,6 +3,7 @@
 The rules are fixed before anything is run:
   - a study counts only if some arm stands at least 15 points above the
     control (what is known without the image) and none is above 97 %;
+  - exploratory cells have no part in any of this;
   - arms are paired by seed, and the difference has a t-interval over seeds;
   - an interval that holds zero reads "no difference seen", with the smallest
     difference that would have been seen.
@@ -29,11 +30,13 @@ def figure(cell: dict[str, Any], key: str) -> Any:
   return node
 
 
-def arms_of(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-  """Finished cells by arm, in the study's order, seeds ascending."""
+def arms_of(results: dict[str, Any],
+            exploratory: bool = False) -> dict[str, list[dict[str, Any]]]:
+  """Finished cells of one kind by arm: the study's order, seeds ascending."""
   arms: dict[str, list[dict[str, Any]]] = {}
   for cell in results["cells"].values():
-    arms.setdefault(cell["arm"], []).append(cell)
+    if bool(cell.get("exploratory")) == exploratory:
+      arms.setdefault(cell["arm"], []).append(cell)
   return {arm: sorted(cells, key=lambda c: c["seed"])
           for arm, cells in arms.items()}
 
@@ -55,7 +58,8 @@ def contrast(results: dict[str, Any]) -> dict[str, Any]:
              for arm in (first, second)]
   seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
   missing = [name for name in results["planned"]
-             if name not in results["cells"]]
+             if name not in results["cells"]
+             and name not in results.get("exploratory", ())]
   if not seeds:
     return {"counts": False, "seeds": [], "verdict":
             f"unfinished: no seed has both {first} and {second}"}

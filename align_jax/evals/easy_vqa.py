@@ -30,14 +30,14 @@ class EasyVQATask:
     self.n_images = len(self._source.images)
     self.training = [pair for facts in self._train.images
                      for pair in zip(facts["questions"], facts["answers"])]
-    self.items = [
-        Item(f"{self.name}/{split}/{facts['image_id']}/{number}", image,
-             question, answer, question_type(question, answer), 0)
-        for image, facts in enumerate(self._source.images)
-        for number, (question, answer) in enumerate(
-            zip(facts["questions"], facts["answers"]))]
-    self.items = [Item(i.id, i.image, i.question, i.answer, i.type, index)
-                  for index, i in enumerate(self.items)]
+    self.items: list[Item] = []
+    for image, facts in enumerate(self._source.images):
+      for number, (question, answer) in enumerate(
+          zip(facts["questions"], facts["answers"])):
+        self.items.append(Item(
+            f"{self.name}/{split}/{facts['image_id']}/{number}", image,
+            question, answer, question_type(question, answer),
+            index=len(self.items)))
 
   def example(self, item: Item) -> dict[str, Any]:
     """<image>, the question, and the true answer as the last turn."""

@@ -16,7 +16,7 @@ from align_jax.api import Run
 from align_jax.errors import InputError
 from align_jax.evals.baselines import majority_answer, question_prior
 from align_jax.evals.intervals import bootstrap, bootstrap_mean
-from align_jax.evals.probe import probe_accuracy
+from align_jax.evals.probe import pool, probe_accuracy
 from align_jax.evals.scorers import PROTOCOLS, exact_match
 from align_jax.evals.tasks import Item, Task, sample
 
@@ -186,12 +186,13 @@ def probe(run: Run, task: Task,
     return None
   train, test, names = found
   total = len(train) + len(test)
+  kept = run.config.model.tower.class_token
 
   def pooled(images: Sequence[Any]) -> np.ndarray:
     out = []
     for at in range(0, len(images), 64):
       part = [images[i] for i in range(at, min(at + 64, len(images)))]
-      out.append(run.features(part).mean(1))
+      out.append(pool(run.features(part), kept))
       progress("probe", total, len(part))
     return np.concatenate(out)
 

@@ -128,9 +128,8 @@ class Generator:
             progress: Callable[[int], None]) -> list[np.ndarray]:
     """Runs `answer` over all prompts, batch by batch."""
     out: list[Any] = [None] * len(prompts)
-    slots = max([1] + [int(p.visual.max()) + 1 for p in prompts])
     for wave in cut.waves(cut.groups(prompts, self.share), self.rows):
-      visual, per_image = self._encode([g.images for g in wave], read, slots)
+      visual, per_image = self._encode([g.images for g in wave], read)
       first = [prompts[g.members[0]] for g in wave]
       length = cut.bucket(max(g.shared for g in wave))
       places = visual.tokens.shape[1] * per_image
@@ -154,8 +153,8 @@ class Generator:
         progress(len(part))
     return out
 
-  def _encode(self, keys: Sequence[Hashable], read: ReadImages | None,
-              slots: int) -> tuple[ConnectorOutput, int]:
+  def _encode(self, keys: Sequence[Hashable], read: ReadImages | None
+              ) -> tuple[ConnectorOutput, int]:
     """Visual tokens of sets of images, and T."""
     u = cut.rows_for(len(keys), self.rows)
     size = self.model.tower.config.image_size
@@ -237,7 +236,11 @@ def _call(model: nn.Module, params: Any, method: str, *args: Any) -> Any:
 def _encode(model: nn.Module, noisy: bool, params: Any,
             batch: dict[str, jax.Array], draws: jax.Array, sigma: jax.Array,
             seed: jax.Array) -> ConnectorOutput:
-  """Sets of images -> visual tokens f[U,N,T,D]."""
+  """Sets of images -> visual tokens f[U,N,T,D].
+
+  Of what the connector reports, its special tokens alone are given: the rest,
+  such as a weight for each word of the vocabulary, is never computed.
+  """
   features = _call(model, params, "features", batch)
   if noisy:
     def draw(key: jax.Array, features_npc: jax.Array) -> jax.Array:

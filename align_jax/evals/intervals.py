@@ -8,21 +8,6 @@ import numpy as np
 from scipy import stats
 
 
-def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
-  """Wilson's interval of a share, for independent trials.
-
-  Source: E. B. Wilson, JASA 22 (1927), eq. 11.
-  """
-  if not n:
-    return 0.0, 1.0
-  z = stats.norm.ppf(0.5 + level / 2)
-  p = correct / n
-  centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-  half = z / (1 + z * z / n) * math.sqrt(
-      p * (1 - p) / n + z * z / (4 * n * n))
-  return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
 def bootstrap(
     columns: dict[str, Sequence[float]],
     groups: Sequence[int],

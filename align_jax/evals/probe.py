@@ -1,6 +1,6 @@
 """How much a tower's features hold: a linear probe, the connector's ceiling.
 
-Multinomial logistic regression on mean-pooled, standardised features. What a
+Multinomial logistic regression on pooled, standardised features. What a
 linear probe cannot read, a connector of a frozen tower will hardly say.
 """
 
@@ -10,6 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
+
+
+def pool(features_npc: np.ndarray, class_token: bool) -> np.ndarray:
+  """Features of an image as one vector, of all that a connector reads.
+
+  Args:
+    features_npc: f[n,P,C]; with a class token f[n,1+P,C], where it is first.
+    class_token: whether it is among the features.
+
+  Returns:
+    The mean of the patches f[n,C]; behind the class token, f[n,2C], if kept.
+  """
+  if not class_token:
+    return features_npc.mean(1)
+  return np.concatenate(
+      [features_npc[:, 0], features_npc[:, 1:].mean(1)], axis=-1)
 
 
 def fit_probe(features_nc: np.ndarray, classes_n: np.ndarray, n_classes: int,

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from align_jax.config import find_config, load_config, plain
 from align_jax.errors import InputError
 from align_jax.evals.contrast import contrast
 
@@ -93,9 +94,9 @@ class Study:
     faults += [f"cell name {name!r} is no plain file name"
                for name in self.cells
                if not name.replace("-", "").replace("_", "").isalnum()]
-    taken: dict[tuple[str, int], str] = {}
+    taken: dict[tuple[str, int, bool], str] = {}
     for name, cell in self.cells.items():
-      twin = taken.setdefault((cell.arm, cell.seed), name)
+      twin = taken.setdefault((cell.arm, cell.seed, cell.exploratory), name)
       if twin != name:
         faults.append(f"cells {twin!r} and {name!r} are the same arm and seed")
     if faults:
@@ -103,14 +104,12 @@ class Study:
 
 
 def load_study(file: str | Path) -> Study:
-  """Reads a study file.
+  """Reads a study file, given by path or, as a config is, by name.
 
   Raises:
-    InputError: no such file, or it gives no `Study`.
+    InputError: no such file or name, or it gives no `Study`.
   """
-  path = Path(file)
-  if not path.is_file():
-    raise InputError(f"no study file {path}")
+  path = find_config(str(file), "study")
   spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -123,11 +122,15 @@ def load_study(file: str | Path) -> Study:
   return study
 
 
+def overrides(cell: Cell) -> list[str]:
+  """Of the cell's config, "a.b=value" each; the seed is one of them."""
+  return [f"{k}={v}" for k, v in {"seed": cell.seed, **cell.overrides}.items()]
+
+
 def commands(cell: Cell, run: Path) -> list[list[str]]:
   """The two command lines of a cell, as a person would type them."""
-  overrides = {"seed": cell.seed, **cell.overrides}
   train = ["train", "--config", cell.config, "--workdir", str(run),
-           *(f"--config.{k}={v}" for k, v in overrides.items())]
+           *(f"--config.{o}" for o in overrides(cell))]
   evaluate = ["evaluate", str(run), "--json"]
   for name, value in cell.evaluate.items():
     for one in value if isinstance(value, Sequence) and not isinstance(
@@ -155,22 +158,29 @@ def in_a_process(command: list[str]) -> str:
 
 
 def run_cell(study: Study, name: str, workdir: Path,
-             runner: Runner = in_a_process) -> dict[str, Any]:
+             runner: Runner = in_a_process,
+             progress: Callable[[str], None] = lambda line: None,
+             ) -> dict[str, Any]:
   """Trains and evaluates a cell, unless it is done already.
 
-  Raises:
-    InputError: the cell was done with other settings.
+  A cell that was done with other settings, be it the study's or its
+  config's, is run anew; what was done is moved aside, never deleted.
   """
   cell = study.cells[name]
+  now = signature(cell)
   folder = workdir / "cells" / name
   done = folder / "cell.json"
   if done.is_file():
     record = json.loads(done.read_text(encoding="utf-8"))
-    if record["signature"] != signature(cell):
-      raise InputError(
-          f"cell {name} was run with other settings than the study has now; "
-          f"delete {folder} to run it anew, or use another --workdir")
-    return record
+    if record["signature"] == now:
+      return record
+    aside = folder.with_name(f"{name}.{record['signature']}")
+    while aside.exists():
+      aside = aside.with_name(f"{aside.name}.older")
+    folder.rename(aside)
+    progress(f"cell {name} was run with other settings than the study or its "
+             f"config {cell.config} has now, so it is run anew; what was done "
+             f"is kept in {aside}")
   folder.mkdir(parents=True, exist_ok=True)
   train, evaluate = commands(cell, folder / "run")
   # The training's own output belongs to the person watching.
@@ -178,9 +188,10 @@ def run_cell(study: Study, name: str, workdir: Path,
   figures = json.loads(runner(evaluate))
   record = {
       "arm": cell.arm, "seed": cell.seed, "exploratory": cell.exploratory,
-      "signature": signature(cell),
+      "signature": now,
       "commands": [shlex.join(train), shlex.join(evaluate)],
-      "commit": figures.pop("commit", "unknown"),
+      "commit": figures.pop("commit", "unknown"),  # of the evaluation
+      "train_commit": figures.get("train", {}).get("commit", "unknown"),
       "device": figures.pop("device", "unknown"),
       "versions": figures.pop("versions", {}),
       "figures": figures}
@@ -207,8 +218,14 @@ def by_image(samples: Path) -> dict[str, list[int]]:
 
 
 def signature(cell: Cell) -> str:
-  """Equal for cells that would run alike."""
-  text = json.dumps(dataclasses.asdict(cell), sort_keys=True)
+  """Equal for cells that would run alike.
+
+  It covers the config as it is resolved, so that a cell whose config file
+  was edited is another cell.
+  """
+  config = plain(load_config(cell.config, overrides(cell)))
+  text = json.dumps([dataclasses.asdict(cell), config], sort_keys=True,
+                    default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -222,6 +239,7 @@ def collect(study: Study, records: dict[str, dict[str, Any]],
       "notes": list(study.notes), "command": command,
       "columns": [dataclasses.asdict(c) for c in study.columns],
       "planned": list(study.cells),
+      "exploratory": [n for n, c in study.cells.items() if c.exploratory],
       "cells": {name: records[name] for name in study.cells
                 if name in records}}
   results["contrast"] = contrast(results)
@@ -261,10 +279,15 @@ def run_study(
     earlier = json.loads(path.read_text(encoding="utf-8"))["cells"]
     records = {n: r for n, r in earlier.items() if n in study.cells
                and r["signature"] == signature(study.cells[n])}
+    for name in study.cells:
+      if name in earlier and name not in (*records, *chosen):
+        progress(f"cell {name} in {path} was run with other settings than "
+                 "the study or its config has now; it is left out until it "
+                 "is run anew")
   results = collect(study, records, command)
   for at, name in enumerate(chosen, 1):
     progress(f"{study.name}: cell {name} ({at} of {len(chosen)})")
-    records[name] = run_cell(study, name, Path(workdir), runner)
+    records[name] = run_cell(study, name, Path(workdir), runner, progress)
     results = collect(study, records, command)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -29,14 +29,15 @@ def table(results: dict[str, Any]) -> str:
   columns = results["columns"]
   rows = [["connector" if results["arms"] == "connector" else results["arms"],
            *(c["title"] for c in columns)]]
-  for arm, cells in arms_of(results).items():
-    label = arm + (" (exploratory)" if cells[0].get("exploratory") else "")
-    rows.append([label, *(_entry(cells, c) for c in columns)])
+  for exploratory, label in ((False, ""), (True, " (exploratory)")):
+    for arm, cells in arms_of(results, exploratory).items():
+      rows.append([arm + label, *(_entry(cells, c) for c in columns)])
   lines = ["| " + " | ".join(row) + " |" for row in rows]
   lines.insert(1, "| --- |" + " ---: |" * len(columns))
   seeds = sorted({c["seed"] for c in results["cells"].values()})
   devices = sorted({str(c["device"]) for c in results["cells"].values()})
-  commits = sorted({str(c["commit"])[:12] for c in results["cells"].values()})
+  commits = sorted({str(c[key])[:12] for c in results["cells"].values()
+                    for key in ("train_commit", "commit") if key in c})
   lines += [
       "",
       "Primary contrast, fixed beforehand: "

@@ -25,16 +25,17 @@ def config(tmp_path, monkeypatch):
       labels_per_row=3), ())
   monkeypatch.setattr(verb, "load_config", lambda spec, overrides: {})
   monkeypatch.setattr("align_jax.validate.validate", lambda *_: made)
-  monkeypatch.setattr("align_jax.build.build", lambda *_: SimpleNamespace(
-      tokenizer=word_tokenizer(), tokens_per_image=4, processor=None,
-      image_size=8))
+  monkeypatch.setattr("align_jax.build.build", lambda *_: print(
+      "what a library says") or SimpleNamespace(
+          tokenizer=word_tokenizer(), tokens_per_image=4, processor=None,
+          image_size=8))
   return path
 
 
 def test_show(config, capsys):
   assert main(["data", "show", "--config", "x", "--n", "9"]) == 0
   out = capsys.readouterr().out
-  assert "source pets: 4 examples" in out
+  assert out.startswith("source pets: 4 examples\n\n1 (")
   assert f"1 ({config}:1)" in out
   assert re.search(r"\n +\d+ +\* +blue\n", out)
   assert "REFUSED in training: 4 supervised positions, more than" in out

@@ -110,22 +110,6 @@ def test_few_facts_are_unknown(test_split):
   assert shapes[""] + colors[""] < 130
 
 
-def test_items(test_split):
-  items = list(test_split.items())
-  assert len(items) == 9673
-  assert len({i["id"] for i in items}) == 9673
-  assert items[0]["id"] == "easy_vqa/test/0/0"
-  assert set(items[0]) == {
-      "id", "image", "image_id", "question", "answer", "type", "shape",
-      "color", "file_name"}
-  answers = Counter(easy_vqa.get_test_questions()[1])
-  assert Counter(i["type"] for i in items) == {
-      "yes/no": answers["yes"] + answers["no"],
-      "shape": sum(answers[s] for s in SHAPES),
-      "color": sum(answers[c] for c in COLORS)}
-  assert Image.open(io.BytesIO(items[-1]["image"])).size == (64, 64)
-
-
 def test_turns(data_dir, test_split):
   example = test_split[3]
   assert example["id"] == "easy_vqa/test/3" and len(example["images"]) == 1
@@ -145,15 +129,19 @@ def test_turns(data_dir, test_split):
 
 def test_questions(data_dir, test_split):
   source = EasyVQA("test", "questions", data_dir)
-  items = list(test_split.items())
-  assert len(source) == len(items)
+  asked = [(facts, number) for facts in test_split.images
+           for number in range(len(facts["questions"]))]
+  assert len(source) == len(asked) == 9673
   for i in (0, 6, 5000, 9672):
-    assert source[i]["id"] == items[i]["id"]
+    facts, number = asked[i]
+    assert source[i]["id"] == f"easy_vqa/test/{facts['image_id']}/{number}"
     assert source[i]["conversation"] == [
-        {"role": "user", "content": "<image>\n" + items[i]["question"]},
-        {"role": "assistant", "content": items[i]["answer"]}]
-    assert source.facts(i)["image_id"] == items[i]["image_id"]
-    assert source[i]["images"][0]() == items[i]["image"]
+        {"role": "user", "content": "<image>\n" + facts["questions"][number]},
+        {"role": "assistant", "content": facts["answers"][number]}]
+    assert source.facts(i) == facts
+    png = source[i]["images"][0]()
+    assert png == test_split.image(facts["record"])
+    assert Image.open(io.BytesIO(png)).size == (64, 64)
 
 
 def test_captions(data_dir):

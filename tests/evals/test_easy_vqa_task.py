@@ -1,7 +1,10 @@
 """easy-VQA as a task: the official test split and its partners."""
 
+from collections import Counter
+
 import pytest
 
+from align_jax.data.easy_vqa.facts import COLORS, SHAPES
 from align_jax.data.example import PLACEHOLDER
 from align_jax.evals import tasks
 
@@ -17,13 +20,20 @@ def test_official_counts(task):
   assert len(task.items) == 9673
   assert task.n_images == 1000
   assert len(task.training) == 38575
-  assert {i.type for i in task.items} == {"shape", "color", "yes/no"}
-  assert {i.answer for i in task.items} == set(task.answers)
+  assert len({i.id for i in task.items}) == 9673
+  assert task.items[0].id == "easy_vqa/test/0/0"
+  answers = Counter(i.answer for i in task.items)
+  assert set(answers) == set(task.answers)
+  assert Counter(i.type for i in task.items) == {
+      "yes/no": answers["yes"] + answers["no"],
+      "shape": sum(answers[s] for s in SHAPES),
+      "color": sum(answers[c] for c in COLORS)}
 
 
 def test_items_ask_what_they_say(task):
   for item in task.items[::997]:
     example = task.example(item)
+    assert example["id"] == item.id
     user, assistant = example["conversation"]
     assert user["content"] == f"{PLACEHOLDER}\n{item.question}"
     assert assistant["content"] == item.answer

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from align_jax.errors import InputError
 from align_jax.evals import evaluation, tasks
 from align_jax.evals.evaluation import Options
 from align_jax.evals.tasks import Item
+from tests.data.samples import word_tokenizer
 from tests.evals import tiny_run
 
 pytest.importorskip("easy_vqa")
@@ -87,6 +89,22 @@ def test_figures_follow_from_the_samples(run):
   assert all(s["likelihood_prediction"] in _Task.answers for s in samples)
   assert result["probe"] == {"color": 1.0}
   assert "exact match" in result["protocol"]
+
+
+def test_the_probe_reads_a_kept_class_token():
+  # The colour stands in the class token, and the mean over all hides it.
+  def features(images):
+    red = np.array([i.getpixel((0, 0))[0] > 0 for i in images], np.float32)
+    return red[:, None, None] * np.array([1, -.25, -.25, -.25, -.25])[:, None]
+
+  def ceiling(class_token: bool) -> float:
+    tower = SimpleNamespace(class_token=class_token)
+    config = SimpleNamespace(model=SimpleNamespace(tower=tower))
+    found = evaluation.probe(
+        SimpleNamespace(features=features, config=config), _Task())
+    return found["color"]
+
+  assert ceiling(True) == 1.0 and ceiling(False) < 1.0
 
 
 def test_the_blind_pass_shows_the_other_image(run):
@@ -208,6 +226,30 @@ def test_answers_end_as_in_training(run):
   yes = run.tokenizer.convert_tokens_to_ids("yes")
   assert run.answer_tokens("yes") == [yes, end]
   assert run.stop == (end,)
+
+
+def _stop(chat: str, **special: str) -> tuple[list[str], list[str]]:
+  """What ends an answer with this template, and what training asks for."""
+  tokenizer = word_tokenizer(chat, **special)
+  tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+  data = SimpleNamespace(template="chat")
+  run = api.Run(Path(), SimpleNamespace(data=data), SimpleNamespace(
+      tokenizer=tokenizer, tokens_per_image=4), {}, 0)
+  name = tokenizer.convert_ids_to_tokens
+  return name(list(run.stop)), name(run.answer_tokens("yes"))
+
+
+def test_a_newline_behind_the_end_of_turn_ends_nothing():
+  chat = (
+      "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+      "{% if m['role'] == 'assistant' %}{% generation %}"
+      "{{ m['content'] + '<|im_end|>\n' }}{% endgeneration %}"
+      "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}")
+  stop, asked = _stop(chat)
+  assert asked == ["yes", "<|im_end|>", "\n"]
+  assert stop == ["<|im_end|>"]
+  # An eos of the base model's stands beside the template's end of turn.
+  assert set(_stop(chat, eos_token="<pad>")[0]) == {"<pad>", "<|im_end|>"}
 
 
 def test_own_task_registers(run):

@@ -6,6 +6,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from align_jax.config import MeshConfig
+from align_jax.connectors.align import Align
+from align_jax.evals import generate
 from align_jax.evals import prompts as cut
 from align_jax.evals.generate import Generator
 from align_jax.parallel.layout import Layout
@@ -109,6 +111,23 @@ def test_on_a_mesh(world):
   params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
   generator = Generator(model, params, [tiny.STOP], rows=4)
   assert generator.generate(prompts, read, NEW) == slow
+
+
+def test_a_mix_of_words_is_not_kept():
+  model, _ = tiny.model_and_params()
+  model = model.clone(connector=Align(dim_out=tiny.D, vocab_size=tiny.V))
+  batch = {"images": np.zeros((2, 1, tiny.SIZE, tiny.SIZE, 3), np.uint8),
+           "image_boxes": np.zeros((2, 1, 4), np.int32),
+           "image_segment_ids": np.ones((2, 1), np.int32)}
+  text = np.zeros((2, 8), np.int32)
+  params = jax.eval_shape(model.init, jax.random.key(0), batch | {
+      "tokens": text, "visual_index": text - 1, "positions": text,
+      "segment_ids": text + 1})["params"]
+  visual = jax.eval_shape(
+      lambda params: generate._encode(model, False, params, batch,
+                                      np.zeros(2, np.int32), 0.0, 0), params)
+  assert visual.tokens.shape == (2, 1, tiny.T, tiny.D)
+  assert visual.aux == {}  # without f32[B,N,P,V]
 
 
 def test_nothing_to_answer(world):

@@ -9,17 +9,6 @@ from scipy import stats
 from align_jax.evals import intervals
 
 
-@pytest.mark.parametrize("correct, n", [(0, 10), (7, 10), (450, 500)])
-def test_wilson_is_scipys(correct: int, n: int):
-  want = stats.binomtest(correct, n).proportion_ci(method="wilson")
-  got = intervals.wilson(correct, n)
-  np.testing.assert_allclose(got, (want.low, want.high), atol=1e-12)
-
-
-def test_wilson_of_nothing_says_nothing():
-  assert intervals.wilson(0, 0) == (0.0, 1.0)
-
-
 def test_bootstrap_redraws_whole_groups():
   # Ten questions an image, all right or all wrong: the interval must be that
   # of 40 images, not that of 400 questions.

@@ -14,6 +14,15 @@ def _blobs(n: int, noise: float, seed: int):
   return x * [1, 100, 0.01, 1], names  # scales a probe must not care about
 
 
+def test_pools_the_class_token_beside_the_patches():
+  x = np.arange(24.0).reshape(2, 3, 4)
+  np.testing.assert_array_equal(probe.pool(x, False), x.mean(1))
+  got = probe.pool(x, True)
+  assert got.shape == (2, 8)
+  np.testing.assert_array_equal(got[:, :4], x[:, 0])
+  np.testing.assert_array_equal(got[:, 4:], (x[:, 1] + x[:, 2]) / 2)
+
+
 def test_reads_what_is_linear():
   accuracy = probe.probe_accuracy(*_blobs(300, 0.5, 0), *_blobs(200, 0.5, 1))
   assert accuracy > 0.98

@@ -1,5 +1,6 @@
 """Studies: cells resume, rules decide, tables follow from the results."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from align_jax.cli.main import main
-from align_jax.config import find_config
+from align_jax.config import config_names, find_config
 from align_jax.errors import InputError
 from align_jax.evals import contrast, study, tables
 from align_jax.evals.study import Cell, Column, Study
@@ -36,6 +37,7 @@ class _Runner:
 
   def __call__(self, command: list[str]) -> str:
     self.calls.append(command)
+    print("what a library says")
     if command[1] == "train":
       return "trained\n"
     arm, seed = command[2].split("/")[-2].split("-")
@@ -48,8 +50,8 @@ class _Runner:
     return json.dumps({
         "accuracy": accuracy, "ci95": [accuracy - .05, accuracy + .05],
         "question_prior_accuracy": 0.5, "noise": {"0.5": accuracy - 0.1},
-        "train": {"steps": 1250}, "commit": "c0ffee", "device": "cpu",
-        "versions": {"jax": "0"}, "samples": str(samples)})
+        "train": {"steps": 1250, "commit": "decade"}, "commit": "c0ffee",
+        "device": "cpu", "versions": {"jax": "0"}, "samples": str(samples)})
 
 
 def _run(tmp_path, accuracy, seeds=(0, 1, 2), cells="*", **kw):
@@ -133,13 +135,70 @@ def test_unfinished_names_what_is_missing(tmp_path):
       "unfinished: mlp-1, mlp-2, align-1, align-2 not run")
 
 
-def test_a_changed_cell_is_refused(tmp_path):
+def _run_again(tmp_path, changed: Study, cells="*"):
+  """Runs it where it was run before: (results, commands, what was told)."""
+  runner, told = _Runner(tmp_path, lambda *_: 0.8), []
+  results = study.run_study(changed, tmp_path / "work", tmp_path / "results",
+                            cells, runner=runner, progress=told.append)
+  return results, runner.calls, "\n".join(told)
+
+
+def test_a_changed_cell_is_run_anew(tmp_path):
   _run(tmp_path, lambda arm, seed: 0.8, seeds=(0,))
   changed = _study((0,))
   changed.cells["mlp-0"].overrides["stages[0].steps"] = 5
-  with pytest.raises(InputError, match="mlp-0 was run with other settings"):
-    study.run_study(changed, tmp_path / "work", tmp_path / "results",
-                    runner=_Runner(tmp_path, lambda *_: 0.8))
+  results, _, told = _run_again(tmp_path, changed, cells="align-*")
+  assert "cell mlp-0 in" in told and list(results["cells"]) == ["align-0"]
+  results, calls, told = _run_again(tmp_path, changed)
+  assert "cell mlp-0 was run with other settings" in told
+  assert [c[1] for c in calls] == ["train", "evaluate"]
+  assert list(results["cells"]) == ["mlp-0", "align-0"]
+  # What was done before is moved aside, not lost.
+  assert len(list((tmp_path / "work" / "cells").glob("mlp-0*/cell.json"))) == 2
+
+
+def test_editing_a_config_changes_its_cells_alone(tmp_path):
+  file = tmp_path / "own.py"
+  file.write_text("def get_config():\n  return {'stages': [{'warmup': 0.1}]}")
+  plan = _study((0,))
+  plan.cells["mlp-0"] = dataclasses.replace(
+      plan.cells["mlp-0"], config=str(file))
+  _run_again(tmp_path, plan)
+  assert _run_again(tmp_path, plan)[1] == []
+  file.write_text("def get_config():\n  return {'stages': [{'warmup': 0.2}]}")
+  _, calls, told = _run_again(tmp_path, plan)
+  assert [c[1] for c in calls] == ["train", "evaluate"]
+  assert "mlp-0 was run with other settings" in told
+  assert "align-0 was run" not in told
+
+
+def test_a_record_says_which_code_made_it(tmp_path):
+  results, _ = _run(tmp_path, lambda arm, seed: 0.8, seeds=(0,))
+  record = results["cells"]["mlp-0"]
+  assert (record["train_commit"], record["commit"]) == ("decade", "c0ffee")
+
+
+def test_exploratory_cells_have_no_part_in_the_contrast(tmp_path):
+  accuracy = lambda arm, seed: {"wild": 0.99, "align": 0.8}.get(arm, 0.7)
+  alone, _ = _run(tmp_path / "alone", accuracy)
+  plan = _study()
+  # The same arm and seed as a primary cell, and an arm of its own.
+  for name, arm in (("wild-0", "mlp"), ("wild-1", "other")):
+    plan.cells[name] = Cell(arm, "quickstart", 0, exploratory=True)
+  runner = _Runner(tmp_path, accuracy)
+  results = study.run_study(plan, tmp_path / "work", tmp_path / "results",
+                            "*[!d]-?", runner=runner)
+  assert len(results["cells"]) == 6
+  assert results["contrast"] == alone["contrast"]  # not "unfinished"
+  results = study.run_study(plan, tmp_path / "work", tmp_path / "results",
+                            runner=runner)
+  assert len(results["cells"]) == 8
+  assert results["contrast"] == alone["contrast"]
+  rows = [line.split(" | ")[::2] for line in
+          tables.table(results).splitlines()[2:6]]
+  assert [(r[0], r[1][:4]) for r in rows] == [
+      ("| mlp", "70.0"), ("| align", "80.0"),
+      ("| mlp (exploratory)", "99.0"), ("| other (exploratory)", "99.0")]
 
 
 def test_faults_of_a_study_are_listed_together():
@@ -156,7 +215,7 @@ def test_faults_of_a_study_are_listed_together():
 def test_no_such_cells_or_file(tmp_path):
   with pytest.raises(InputError, match="no cell of toy matches 'x'"):
     _run(tmp_path, lambda *_: 1, cells="x")
-  with pytest.raises(InputError, match="no study file"):
+  with pytest.raises(InputError, match="no study '.*none.py': neither"):
     study.load_study(tmp_path / "none.py")
   (tmp_path / "empty.py").write_text("")
   with pytest.raises(InputError, match=r"has no get_study\(\)"):
@@ -174,7 +233,7 @@ def test_table(tmp_path):
       "| align | 1,250 | 81.0 ± 2.5 % | 71.0 ± 2.5 % |"]
   text = "\n".join(lines)
   assert "not comparable with the paper's numbers" in text
-  assert "Seeds 0, 1, 2; cpu; commit c0ffee." in text
+  assert "Seeds 0, 1, 2; cpu; commit c0ffee, decade." in text
   assert "Command: `align-jax study toy.py`." in text
 
 
@@ -208,6 +267,15 @@ def test_shipped_studies_can_be_read(file: str):
   loaded = study.load_study(ROOT / file)
   for cell in loaded.cells.values():
     find_config(cell.config.partition(":")[0])
+
+
+def test_shipped_studies_are_found_by_name():
+  assert "mini/study_connectors" in config_names("study")
+  assert "mini/study_connectors" not in config_names()
+  assert study.load_study("mini/study_connectors").name == (
+      "quickstart_connectors")
+  with pytest.raises(InputError, match="did you mean 'mini/study_connectors'"):
+    study.load_study("mini/study_connector")
 
 
 def test_verb(tmp_path, capsys, monkeypatch):

@@ -59,7 +59,7 @@ def test_evaluated_questions_are_shown(loaded: Path, capsys):
   (folder / "easy_vqa.jsonl").write_text(
       "".join(json.dumps(line) + "\n" for line in lines))
   (folder / "easy_vqa.json").write_text(json.dumps(EVALUATION | {
-      "train": {"name": "tiny"}}))
+      "train": {"name": "tiny"}, "step": 2}))
   assert main(["inspect", "run", str(loaded), "--images", "1"]) == 0
   page = (loaded / "inspect" / "report.html").read_text()
   assert page.count("unheard of") == look.QUESTIONS
@@ -69,6 +69,15 @@ def test_evaluated_questions_are_shown(loaded: Path, capsys):
   assert out.splitlines()[-1].startswith(
       "tiny: 91.2 % of 500 test questions right, +24.2 points over what needs "
       "no looking; report: ")
+  # An evaluation of another step is none of these weights.
+  (folder / "easy_vqa.json").write_text(json.dumps(EVALUATION | {
+      "train": {"name": "tiny"}, "step": 1}))
+  assert main(["inspect", "run", str(loaded), "--images", "1"]) == 0
+  page = (loaded / "inspect" / "report.html").read_text()
+  assert "Not evaluated yet" in page and "unheard of" not in page
+  captured = capsys.readouterr()
+  assert "are of step 1, the run is at step 2: left out" in captured.err
+  assert "test questions right" not in captured.out
   (folder / "easy_vqa.jsonl").unlink()
   (folder / "easy_vqa.json").unlink()
 

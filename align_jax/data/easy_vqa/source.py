@@ -1,4 +1,4 @@
-"""easy-VQA as a source of examples, and as test items."""
+"""easy-VQA as a source of examples."""
 
 import contextlib
 import importlib.util
@@ -8,12 +8,10 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from align_jax.data.easy_vqa.facts import question_type
 from align_jax.data.example import PLACEHOLDER, Example
 from align_jax.errors import InputError
 from align_jax.registry import nearest
@@ -137,26 +135,6 @@ class EasyVQA:
   def image(self, record: int) -> bytes:
     """The PNG file of one record, as bytes."""
     return self._records[record]["image"]
-
-  def items(self) -> Iterator[dict[str, Any]]:
-    """Every question of the split, in stable order, for evaluation.
-
-    Yields {id, image (PNG bytes), image_id, question, answer, type ("shape",
-    "color", "yes/no"), shape, color ("" where unknown), file_name}. The
-    image is read once for all of its questions.
-    """
-    for facts in self.images:
-      image = self.image(facts["record"])
-      for number, (question, answer) in enumerate(
-          zip(facts["questions"], facts["answers"])):
-        yield {
-            "id": f"easy_vqa/{self.split}/{facts['image_id']}/{number}",
-            "image": image, "image_id": facts["image_id"],
-            "question": question, "answer": answer,
-            "type": question_type(question, answer),
-            "shape": facts["shape"], "color": facts["color"],
-            "file_name": facts["file_name"],
-        }
 
   def _read(self, record: int) -> dict[str, Any]:
     row = self._records[record]
