@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from align_jax.config import ModelConfig, PartConfig
+from align_jax.config import Config, DataConfig, ModelConfig, PartConfig
 from align_jax.connectors import CONNECTORS
 from align_jax.decoders import DECODERS
 from align_jax.errors import InputError
@@ -168,13 +168,19 @@ def _given(**specs: Spec | None) -> dict[str, Spec]:
 def _one_row(parts: Parts) -> dict[str, jax.Array]:
   """The smallest batch that reaches every parameter."""
   side, length = parts.image_size, 2
+  extras = {}
+  if parts.config.kind == "vlm":
+    small = Config("", parts.config, DataConfig(rows=1, row_length=length), ())
+    kind = CONNECTORS.get(parts.config.connector.kind)
+    extras = {name: jnp.zeros(spec.shape, spec.dtype)
+              for name, spec in kind.extras(small).items()}
   ints = jnp.zeros((1, length), jnp.int32)
   return dict(
       tokens=ints, targets=ints, positions=ints, segment_ids=ints + 1,
       visual_index=ints - 1, loss_weights=ints.astype(jnp.float32),
       images=jnp.zeros((1, 1, side, side, 3), jnp.uint8),
       image_segment_ids=jnp.ones((1, 1), jnp.int32),
-      image_boxes=jnp.zeros((1, 1, 4), jnp.int32), extras={})
+      image_boxes=jnp.zeros((1, 1, 4), jnp.int32), extras=extras)
 
 
 def param_shapes(parts: Parts, mesh: Mesh, patterns: Iterable[str] = (),

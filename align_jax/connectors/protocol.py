@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from align_jax.config import Config
 from align_jax.parallel.layout import Layout
 
 
@@ -24,7 +25,9 @@ class Context:
     embed_vd: f[V,D] the LLM's embedding table, the live array itself.
     image_segment_ids: i32[B,N] which sample of its row an image belongs to;
       0 marks an empty slot.
-    extras: what the batch's `extras` holds (instruction tokens, labels ...).
+    extras: what the batch's `extras` holds (instruction tokens, labels ...):
+      at least what `Connector.extras` declares, in training. Generation
+      gives none.
   """
   embed_vd: jax.Array
   image_segment_ids: jax.Array
@@ -66,6 +69,20 @@ class Connector(nn.Module):
     own) or any other path of the decoder.
     """
     del options
+    return {}
+
+  @classmethod
+  def extras(cls, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Fields of its own that it reads in `context.extras`.
+
+    Args:
+      config: the run's; B is config.data.rows. Parameters are made with a
+        config of one small row, so their shapes must not follow B, S or L.
+
+    Returns:
+      {name: shape [B,S,...] and dtype}; see data/batch.py for what S means.
+    """
+    del config
     return {}
 
   def __call__(self, features: jax.Array, image_mask: jax.Array,

@@ -1,5 +1,15 @@
-"""A batch on the devices: its shapes, and how it gets there."""
+"""A batch on the devices: its shapes, and how it gets there.
 
+`batch["extras"]` holds fields that a connector or an objective declares, by
+name, as shapes [B,S,...]. A source gives `example["extras"][name]`, an array
+[...] of that dtype, for a sample; the k-th sample of a row, whose segment is
+k + 1, has it at [row, k]. S is a budget like the others of a row: no more
+than S samples are packed into it. A sample that gives nothing has zeros, one
+that gives another shape or dtype is a bad sample, and fields that nobody
+declared are left out. They are sharded by rows, as all of a batch.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +22,10 @@ from align_jax.errors import InputError
 from align_jax.parallel.layout import ROWS
 
 
-def batch_spec(config: DataConfig, image_size: int) -> dict[str, Any]:
+def batch_spec(
+    config: DataConfig, image_size: int,
+    extras: Mapping[str, jax.ShapeDtypeStruct] | None = None,
+) -> dict[str, Any]:
   """Shapes and dtypes of a global batch, field by field."""
   B, L, N = config.rows, config.row_length, config.images_per_row
   ints = jax.ShapeDtypeStruct((B, L), np.int32)
@@ -27,7 +40,7 @@ def batch_spec(config: DataConfig, image_size: int) -> dict[str, Any]:
       "image_segment_ids": jax.ShapeDtypeStruct((B, N), np.int32),
       "image_boxes": jax.ShapeDtypeStruct((B, N, 4), np.int32),
       "visual_index": ints,
-      "extras": {},
+      "extras": dict(extras or {}),
   }
 
 

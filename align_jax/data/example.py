@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
+
+import numpy as np
 
 from align_jax.errors import InputError
 
@@ -27,11 +29,13 @@ class Example(TypedDict):
     origin: where it is from, "file:line" or "builder:index", for errors.
     conversation: turns in order; the contents hold one `<image>` an image.
     images: in the order of their placeholders.
+    extras: what connectors or objectives declare, see data/batch.py.
   """
   id: str
   origin: str
   conversation: list[Message]
   images: list[ImageRef]
+  extras: NotRequired[dict[str, np.ndarray]]
 
 
 class Source(Protocol):

@@ -16,7 +16,7 @@ A batch, all of numpy, B rows of this process:
   images                                              u8[B,N,H,W,3]
   image_segment_ids                                   i32[B,N]
   image_boxes                                         i32[B,N,4]
-  extras                                              {}
+  extras                            {name: [B,S,...]}, see data/batch.py
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from align_jax.config import DataConfig, SourceConfig
@@ -68,18 +69,21 @@ class Pipeline:
     reader: images to pixels.
     seed: decides the order, with the number of a stream.
     quarantine: where bad samples go if `config.on_bad_sample` says so.
+    extras: shapes [B,S,...] of fields beyond those of every batch.
   """
 
   def __init__(self, config: DataConfig, mixture: Mapping[str, float],
                renderer: Renderer, reader: ImageReader, seed: int,
                quarantine: str | Path | Quarantine | None = None,
-               sources: Mapping[str, Source] | None = None):
+               sources: Mapping[str, Source] | None = None,
+               extras: rows.Extras | None = None):
     """See the class.
 
     Args:
       config, mixture, renderer, reader, seed: attributes.
       quarantine: the file that lists bad samples, or a Quarantine.
       sources: opened ones, which spares opening them again.
+      extras: attribute; none by default.
 
     Raises:
       InputError: a config that cannot give batches.
@@ -101,8 +105,14 @@ class Pipeline:
       faults.append(f"data.on_bad_sample = {config.on_bad_sample!r} is not "
                     f"one of {', '.join(ON_BAD_SAMPLE)}"
                     f"{nearest(config.on_bad_sample, ON_BAD_SAMPLE)}")
+    faults += [f"extras[{name!r}] of {list(spec.shape)}: expected [B,S,...], "
+               f"B = data.rows = {config.rows} and S at least 1"
+               for name, spec in (extras or {}).items()
+               if spec.shape[:1] != (config.rows,) or min(
+                   spec.shape[1:2], default=0) < 1]
     if faults:
       raise InputError("\n".join(faults))
+    self.extras = dict(extras or {})
     self.config, self.mixture, self.seed = config, mixture, seed
     self.renderer, self.reader = renderer, reader
     self.quarantine = (quarantine if isinstance(quarantine, Quarantine)
@@ -134,7 +144,8 @@ class Pipeline:
     # ahead while the state is just the number of the next sample.
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=READ_AHEAD if threads else 0)
-    return iter(rows.pack(mixed.to_iter_dataset(options), config))
+    return iter(rows.pack(mixed.to_iter_dataset(options), config,
+                          self.extras))
 
   def _samples(self, name: str, number: int) -> grain.MapDataset:
     """One source's part in a stream; None stands for a bad sample."""
@@ -172,6 +183,7 @@ class _Load:
     rendered = self.pipeline.renderer(example)
     if excess := rows.over_budget(rendered, config):
       raise BadSample(example["origin"], excess)
+    extras = rows.extras_of(example, self.pipeline.extras)
     images = np.zeros((rendered.n_images, reader.size, reader.size, 3),
                       np.uint8)
     boxes = np.zeros((rendered.n_images, 4), np.int32)
@@ -180,7 +192,7 @@ class _Load:
         images[slot], boxes[slot] = reader(image)
       except BadImage as bad:
         raise BadSample(example["origin"], str(bad)) from bad
-    return rows.element(rendered, images, boxes)
+    return rows.element(rendered, images, boxes) | extras
 
 
 class Batches(Iterator[dict[str, Any]]):
@@ -213,12 +225,11 @@ class Batches(Iterator[dict[str, Any]]):
         if row in wanted:
           found[row] = rows.row(packed,
                                 self.pipeline.renderer.tokens_per_image,
-                                config.images_per_row)
-    parts = [found[row] for row in self.rows]
-    batch = {name: np.stack([part[name] for part in parts])
-             for name in parts[0]}
+                                config.images_per_row, self.pipeline.extras)
+    batch = jax.tree.map(lambda *parts: np.stack(parts),
+                         *(found[row] for row in self.rows))
     self._count(batch)
-    return {**batch, "extras": {}}
+    return batch
 
   def get_state(self) -> dict[str, Any]:
     """Where the batch last taken ended; plain JSON, nothing read ahead."""

@@ -9,18 +9,27 @@ exceeds a budget by itself is refused with the numbers, never cut.
   positions          0 1 2 3 4 0 1 2 0 0
   images             A B                     one of each sample, N = 3
   image_segment_ids  1 2 0
+
+What connectors and objectives declare beyond these (`extras`, see batch.py)
+has a budget each as well: one entry a sample.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from align_jax.config import DataConfig
+from align_jax.data.example import BadSample, Example
 from align_jax.data.render import Rendered
 
 # Rows that are open at a time. More waste less, and hold more images.
 OPEN_ROWS = 8
+
+Extras = Mapping[str, jax.ShapeDtypeStruct]
+_EXTRA = "extras/"  # before a field's name, while rows are packed
 
 
 def over_budget(rendered: Rendered, config: DataConfig) -> str:
@@ -32,6 +41,25 @@ def over_budget(rendered: Rendered, config: DataConfig) -> str:
        "labels_per_row"))
   return "; ".join(f"{has:,} {what}, more than data.{field} = {allowed:,}"
                    for has, allowed, what, field in budgets if has > allowed)
+
+
+def extras_of(example: Example, declared: Extras) -> dict[str, np.ndarray]:
+  """A sample's own entry [1,...] for each declared field [B,S,...].
+
+  Raises:
+    BadSample: an array of another shape or dtype.
+  """
+  found = {}
+  for name, spec in declared.items():
+    given = example.get("extras", {}).get(name)
+    entry = (np.zeros(spec.shape[2:], spec.dtype) if given is None
+             else np.asarray(given))
+    if (entry.shape, entry.dtype) != (spec.shape[2:], spec.dtype):
+      raise BadSample(
+          example["origin"], f"extras[{name!r}] is {entry.dtype}"
+          f"{list(entry.shape)}, not {spec.dtype}{list(spec.shape[2:])}")
+    found[_EXTRA + name] = entry[None]
+  return found
 
 
 def element(rendered: Rendered, images: np.ndarray,
@@ -49,12 +77,14 @@ def element(rendered: Rendered, images: np.ndarray,
   }
 
 
-def pack(samples: grain.IterDataset, config: DataConfig) -> grain.IterDataset:
+def pack(samples: grain.IterDataset, config: DataConfig,
+         extras: Extras | None = None) -> grain.IterDataset:
   """Rows out of samples; with `config.pack` off, each sample has its own."""
   lengths = dict.fromkeys(("tokens", "targets", "loss_weights", "visual"),
                           config.row_length)
   lengths |= dict.fromkeys(("images", "boxes"), config.images_per_row)
   lengths["labels"] = config.labels_per_row
+  lengths |= {_EXTRA + n: s.shape[1] for n, s in (extras or {}).items()}
   return grain.experimental.FirstFitPackIterDataset(
       samples, length_struct=lengths,
       padding_struct={**dict.fromkeys(lengths), "visual": -1},
@@ -65,8 +95,8 @@ def pack(samples: grain.IterDataset, config: DataConfig) -> grain.IterDataset:
       shuffle_bins=config.pack, seed=0)
 
 
-def row(packed: dict[str, Any], tokens_per_image: int,
-        images_per_row: int) -> dict[str, np.ndarray]:
+def row(packed: dict[str, Any], tokens_per_image: int, images_per_row: int,
+        extras: Extras | None = None) -> dict[str, Any]:
   """A packed row with the fields of a batch (see `pipeline`), without B.
 
   A sample counts its visual tokens from its own first image; a row's bank is
@@ -93,4 +123,5 @@ def row(packed: dict[str, Any], tokens_per_image: int,
       "image_segment_ids": image_segments,
       "image_boxes": packed["boxes"],
       "visual_index": np.where(visual == -1, -1, index).astype(np.int32),
+      "extras": {name: packed[_EXTRA + name] for name in extras or {}},
   }

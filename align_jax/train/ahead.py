@@ -10,6 +10,7 @@ from align_jax.config import Config, StageConfig
 from align_jax.data.batch import batch_sharding, batch_spec
 from align_jax.objectives import OBJECTIVES
 from align_jax.parallel.layout import Layout
+from align_jax.train.job import declared
 from align_jax.train.optimizer import make_optimizer, schedule
 from align_jax.train.select import base, cut, trainables
 from align_jax.train.state import TrainState, abstract_state
@@ -44,7 +45,8 @@ def abstract_stage(config: Config, stage: StageConfig, mesh: Mesh,
                    accumulate=stage.accumulate, seed=config.seed)
   where = batch_sharding(mesh)
   batch = jax.tree.map(lambda s: s.update(sharding=where),
-                       batch_spec(config.data, parts.image_size))
+                       batch_spec(config.data, parts.image_size,
+                                  declared(config, stage)))
   return step, state, batch, parts
 
 

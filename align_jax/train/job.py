@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from align_jax.config import Config, StageConfig
+from align_jax.errors import InputError
 from align_jax.parallel.layout import Layout
 
 
@@ -47,6 +48,29 @@ class Job:
   place: Callable[[dict[str, Any]], dict[str, jax.Array]]
 
 
+def declared(config: Config,
+             stage: StageConfig) -> dict[str, jax.ShapeDtypeStruct]:
+  """The fields `extras` that a stage's connector and objectives ask for.
+
+  Raises:
+    InputError: two of them mean different things by one name.
+  """
+  from align_jax.connectors import CONNECTORS
+  from align_jax.objectives import OBJECTIVES
+
+  askers = [OBJECTIVES.get(name) for name in stage.objectives]
+  if config.model.kind == "vlm":
+    askers.append(CONNECTORS.get(config.model.connector.kind))
+  found: dict[str, jax.ShapeDtypeStruct] = {}
+  for asker in askers:
+    fields = asker.extras(config) if hasattr(asker, "extras") else {}
+    for name, spec in fields.items():
+      if (known := found.setdefault(name, spec)) != spec:
+        raise InputError(f"extras[{name!r}] is declared twice: as {known} "
+                         f"and, by {asker.__name__}, as {spec}")
+  return found
+
+
 def assemble(config: Config, workdir: Path) -> Job:
   """The job of a config: mesh, model, pipeline."""
   from align_jax import build
@@ -74,7 +98,7 @@ def assemble(config: Config, workdir: Path) -> Job:
     seed = 1000 * config.seed + config.stages.index(stage)
     pipeline = Pipeline(config.data, stage.data, renderer, reader, seed,
                         quarantine=workdir / f"quarantine{suffix}.jsonl",
-                        sources=opened)
+                        sources=opened, extras=declared(config, stage))
     opened.update(pipeline.sources)
     return pipeline.rows_for(rows)
 

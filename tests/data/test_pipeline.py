@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from align_jax.data.images import ImageReader
 from align_jax.data.llava import Llava
 from align_jax.data.pipeline import Pipeline, merge_states, open_source
 from align_jax.data.quarantine import Quarantine
+from align_jax.errors import InputError
 from tests.data.samples import example, mixed_examples, png
 
 SIZE = 8
@@ -34,12 +36,14 @@ def make(renderer):
       opened.append(super().rows_for(rows))
       return opened[-1]
 
-  def make_(sources=None, mixture=None, seed=0, quarantine=None, **fields):
+  def make_(sources=None, mixture=None, seed=0, quarantine=None, extras=None,
+            **fields):
     # Grain's shuffle of few examples is slow, so there are more than needed.
     sources = sources or {"a": mixed_examples(400)}
     config = dataclasses.replace(CONFIG, **fields)
     return Closing(config, mixture or dict.fromkeys(sources, 1.0), renderer,
-                   ImageReader(None, SIZE, 10_000), seed, quarantine, sources)
+                   ImageReader(None, SIZE, 10_000), seed, quarantine, sources,
+                   extras)
 
   yield make_
   for batches in opened:
@@ -78,6 +82,39 @@ def test_batches_are_as_specified(make):
       kinds.update(Counter(row[row > 0].tolist()).values())
       kinds.update(["none"] * (not row.any()))
   assert kinds[1] and kinds[2]  # samples of one image and of two
+
+
+SCORE = {"score": jax.ShapeDtypeStruct((4, 3, 2), np.int32)}  # [B,S,...]
+
+
+def test_packed_samples_keep_their_extras(make):
+  """Sample i has the colour i and the score [i, -i]; every third has none."""
+  samples = [sample | {"extras": {"score": np.array([i, -i], np.int32)}
+                       if i % 3 else {}}
+             for i, sample in enumerate(numbered(250))]
+  batches = iter(make({"a": samples}, extras=SCORE, images_per_row=8))
+  full = 0
+  for batch in take(batches, 8):
+    scores = batch["extras"]["score"]
+    assert scores.shape == (4, 3, 2) and scores.dtype == np.int32
+    for row, segments in enumerate(batch["image_segment_ids"]):
+      colours = batch["images"][row, segments > 0, 0, 0, 0].astype(int)
+      want = [[i, -i] if i % 3 else [0, 0] for i in colours]
+      want += [[0, 0]] * (3 - len(want))  # at most S samples in a row
+      assert scores[row].tolist() == want
+      full += len(colours) == 3
+  assert full
+
+
+@pytest.mark.parametrize("value, shown", [
+    (np.zeros(3, np.int32), r"int32\[3\]"), (np.zeros(2), r"float64\[2\]")])
+def test_extras_of_another_kind_are_a_bad_sample(make, value, shown):
+  samples = [s | {"extras": {"score": value}} for s in numbered(8)]
+  with pytest.raises(BadSample, match=rf"memory:.*'score'\] is {shown}, not "
+                                      r"int32\[2\]"):
+    next(iter(make({"a": samples}, extras=SCORE)))
+  with pytest.raises(InputError, match="B = data.rows = 8 and S"):
+    make({"a": samples}, rows=8, extras=SCORE)
 
 
 @pytest.mark.parametrize("pack", [True, False])

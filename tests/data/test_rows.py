@@ -75,6 +75,7 @@ def test_budgets_hold_and_shapes_are_static(renderer):
   assert len(made) < 40
   counts = set()
   for row in made:
+    assert row.pop("extras") == {}
     assert {k: (v.shape, v.dtype.name) for k, v in row.items()} == {
         "tokens": ((96,), "int32"), "targets": ((96,), "int32"),
         "loss_weights": ((96,), "float32"), "positions": ((96,), "int32"),
