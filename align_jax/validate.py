@@ -9,8 +9,14 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from align_jax.config import Config, StageConfig, plain
-from align_jax.errors import ConfigError
+from align_jax.config import (
+  Config,
+  ModelConfig,
+  SourceConfig,
+  StageConfig,
+  plain,
+)
+from align_jax.errors import ConfigError, InputError
 from align_jax.registry import Registry, nearest
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -40,6 +46,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "clip": ("tower", "text", "logit_scale", "image_projection_ce",
              "text_projection_ce"),
 }
+
+# Parts that each kind of model is built of; a connector has no PartConfig.
+PARTS: dict[str, tuple[str, ...]] = {
+    "vlm": ("tower", "decoder"), "clip": ("tower", "text")}
 
 # Fields that build.py gives to a connector; the rest are its options.
 _GIVEN = ("parent", "name", "dim_out", "vocab_size", "dtype", "layout")
@@ -184,6 +194,7 @@ def _names(config: Config) -> Iterator[str]:
   from align_jax.data import SOURCES
   from align_jax.objectives import OBJECTIVES
 
+  yield from _parts(config.model)
   if config.model.kind == "vlm":
     connector = config.model.connector
     yield from _registered(CONNECTORS, connector.kind, connector.options,
@@ -191,23 +202,96 @@ def _names(config: Config) -> Iterator[str]:
   for name, source in config.data.sources.items():
     yield from _registered(SOURCES, source.kind, source.options,
                            f"data.sources.{name}", "kind")
+    if source.kind == "views" and "source" in source.options:
+      yield from _viewed(source.options["source"],
+                         f"data.sources.{name}.options.source")
   for where, stage in _stages(config):
     for name in stage.objectives:
       yield from _registered(OBJECTIVES, name, {}, f"{where}.objectives")
   if config.eval.task:
     from align_jax.evals.tasks import TASKS
     yield from _registered(TASKS, config.eval.task, config.eval.options,
-                           "eval", "task", None)
+                           "eval", "task")
+
+
+def _viewed(source: Any, where: str) -> Iterator[str]:
+  """Faults in the source that a source of views is given."""
+  from align_jax.data import SOURCES
+
+  faults: list[str] = []
+  inner = _build(SourceConfig, source, where, faults)
+  yield from faults
+  if not faults:
+    yield from _registered(SOURCES, inner.kind, inner.options, where, "kind")
+    if inner.kind == "views" and "source" in inner.options:
+      yield from _viewed(inner.options["source"], f"{where}.options.source")
+
+
+def _parts(model: ModelConfig) -> Iterator[str]:
+  """Faults in tower, decoder and text tower: weights, or kind and sizes."""
+  from align_jax.decoders import DECODERS
+  from align_jax.hub.locate import locate
+  from align_jax.towers import TOWERS
+  from align_jax.towers.text import TextConfig
+
+  for name in PARTS[model.kind]:
+    part, where = getattr(model, name), f"model.{name}"
+    for field in ("weights", "tokenizer"):
+      try:
+        if place := getattr(part, field):
+          locate(place)
+      except InputError as error:
+        yield f"{where}.{field}: {error}"
+    if name == "text":
+      if part.config and not model.tower.weights:
+        yield from _sizes(TextConfig, part.config, where, ("embed_width",))
+    elif part.kind and not part.weights:
+      registry = {"tower": TOWERS, "decoder": DECODERS}[name]
+      unknown = [*_registered(registry, part.kind, {}, where, "kind")]
+      yield from unknown or _sizes(registry.get(part.kind), part.config, where)
+
+
+def _sizes(make: Any, given: Mapping[str, Any], where: str,
+           also: Iterable[str] = ()) -> Iterator[str]:
+  """Faults in the sizes that make a part's own config.
+
+  Args:
+    make: a dataclass, or a function that says which one it makes; of anything
+      else only its own error is known.
+    given: sizes by name.
+    where: of the part.
+    also: sizes that are needed but not by `make`.
+  """
+  yield from (f"{where}.config.{n}: missing" for n in also if n not in given)
+  try:
+    make(**{n: v for n, v in given.items() if n not in also})
+    return
+  except ValueError as error:  # the names are right, the values are not
+    yield f"{where}.config: {error}"
+    return
+  except TypeError as error:
+    other = f"{where}.config: {error}"
+  if inspect.isfunction(make):
+    make = typing.get_type_hints(make).get("return")
+  fields = dataclasses.fields(make) if dataclasses.is_dataclass(make) else ()
+  known = [*(f.name for f in fields), *also]
+  faults = [f"{where}.config.{name}: unknown field{nearest(name, known)} "
+            f"(known: {', '.join(known)})" for name in given
+            if fields and name not in known]
+  faults += [f"{where}.config.{f.name}: missing" for f in fields
+             if f.default is f.default_factory is dataclasses.MISSING
+             and f.name not in given]
+  yield from faults or [other]
 
 
 def _registered(registry: Registry, name: str, options: Mapping[str, Any],
                 where: str, field: str = "",
-                given: Iterable[str] | None = ()) -> Iterator[str]:
+                given: Iterable[str] = ()) -> Iterator[str]:
   if name not in registry:
     yield (f"{where}{'.' + field if field else ''}: unknown {registry.kind} "
            f"{name!r}{nearest(name, registry.names())} "
            f"(known: {', '.join(registry.names())})")
-  elif options and given is not None:
+  elif options:
     parameters = inspect.signature(registry.get(name)).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
       return
@@ -228,6 +312,16 @@ def _combinations(config: Config) -> Iterator[str]:
       yield f"model.{part}: give weights, or a kind and its config"
   if model.kind == "clip" and not model.tower.weights and not model.text.config:
     yield "model.text: give its config, or weights of the whole CLIP as tower"
+  if model.kind == "clip":
+    # One image and one caption a row: row i's image goes with row i's text.
+    for field, want in (("template", "caption"), ("pack", False),
+                        ("images_per_row", 1)):
+      if getattr(data, field) != want:
+        yield (f"data.{field}: a clip model needs {want!r}, here it is "
+               f"{getattr(data, field)!r}")
+  elif data.template == "caption":
+    yield ("data.template: 'caption' has no labels for a vlm model to learn; "
+           "use 'chat' or 'plain'")
   if not data.sources:
     yield "data.sources: there is none"
   if data.labels_per_row > data.row_length:
@@ -284,8 +378,14 @@ def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
     yield (f"{where}.accumulate: {config.data.rows} rows do not split into "
            f"{stage.accumulate} equal microbatches")
   for name in stage.objectives:
-    if name in OBJECTIVES and stage.accumulate > 1 and getattr(
-        OBJECTIVES.get(name), "coupled", False):
+    if name not in OBJECTIVES:
+      continue
+    objective = OBJECTIVES.get(name)
+    wants = getattr(objective, "model", config.model.kind)
+    if wants != config.model.kind:
+      yield (f"{where}.objectives: {name!r} is for a {wants} model, and "
+             f"model.kind is {config.model.kind!r}")
+    if stage.accumulate > 1 and getattr(objective, "coupled", False):
       yield (f"{where}.accumulate: objective {name!r} couples the samples of "
              "a batch, so a batch cannot be split; set accumulate to 1")
   if stage.warmup >= 1 and stage.warmup > stage.steps:

@@ -16,7 +16,9 @@ from align_jax.config import (
 )
 from align_jax.connectors import CONNECTORS
 from align_jax.data import SOURCES
+from align_jax.decoders import DECODERS
 from align_jax.errors import ConfigError, InputError
+from align_jax.evals.tasks import TASKS
 from align_jax.objectives import OBJECTIVES
 from align_jax.validate import check_rows, validate
 
@@ -30,8 +32,10 @@ def get_config(arg="mlp"):
   return ConfigDict({
       "name": "tiny",
       "model": {
-          "tower": {"kind": "clip", "config": {"width": 8}},
-          "decoder": {"weights": "some/folder"},
+          "tower": {"kind": "clip", "config": {
+              "image_size": 16, "patch_size": 8, "width": 8, "layers": 1,
+              "heads": 1, "mlp_width": 8}},
+          "decoder": {"weights": "configs"},
           "connector": {"kind": arg},
       },
       "data": {"sources": {"chats": {"kind": "llava"}}, "rows": 4},
@@ -49,13 +53,20 @@ WRONG = {
     "imports": ["no_such_module"],
     "model": {
         "tower": {"layer": -1.5},
-        "decoder": {"weights": "some/folder"},
+        "decoder": {"kind": "llama", "tokenizer": "no/such/folder",
+                    "config": {"vocab_size": 16, "widht": 8, "layers": 1,
+                               "heads": 1}},
         "connector": {"kind": "mpl"},
         "dtype": "bf16",
         "remat": "ful",
     },
     "data": {
-        "sources": {"chats": {"kind": "lava"}},
+        "sources": {"chats": {"kind": "lava"},
+                    "shapes": {"kind": "views", "options": {
+                        "copy": 2, "source": {
+                            "kind": "easy_vqa",
+                            "options": {"splits": "train"}}}}},
+        "template": "caption",
         "rows": 6,
         "streams": 4,
         "row_length": 32,
@@ -64,6 +75,7 @@ WRONG = {
         "pack": 1,
     },
     "mesh": {"data": -1, "fsdp": -1, "tensor": 0},
+    "eval": {"task": "easy_vqa", "options": {"slpit": "test"}},
     "stages": [
         {"name": "align", "steps": 0, "train": {"conector/*": 1e-3},
          "data": {"chat": 1.0}},
@@ -87,13 +99,99 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_fault_in_one_error(monkeypatch):
   # The lists of what is known grow; these are what the golden text shows.
   for table, names in ((CONNECTORS, ("align", "linear", "mlp")),
-                       (SOURCES, ("easy_vqa", "llava")),
+                       (SOURCES, ("easy_vqa", "llava", "views")),
+                       (TASKS, ("easy_vqa",)), (DECODERS, ("llama",)),
                        (OBJECTIVES, ("contrastive", "next_token"))):
     monkeypatch.setattr(table, "_entries",
                         {name: table._entries[name] for name in names})
   with pytest.raises(ConfigError) as raised:
     validate(WRONG, "configs/wrong.py")
   assert str(raised.value) + "\n" == GOLDEN.read_text()
+
+
+def faults(values: dict) -> list[str]:
+  with pytest.raises(ConfigError) as raised:
+    validate(values)
+  return raised.value.faults
+
+
+def clip() -> dict:
+  sizes = {"width": 8, "layers": 1, "heads": 1, "mlp_width": 8}
+  return {
+      "name": "pairs",
+      "model": {
+          "kind": "clip",
+          "tower": {"kind": "siglip", "config": {
+              "image_size": 16, "patch_size": 8, **sizes}},
+          "text": {"config": {"vocab_size": 16, "max_positions": 8,
+                              "eos_token": 3, "embed_width": 8, **sizes}}},
+      "data": {"sources": {"shapes": {"kind": "easy_vqa"}},
+               "template": "caption", "pack": False},
+      "stages": [{"name": "pairs", "steps": 10, "train": {"*": 1e-4},
+                  "objectives": {"contrastive": 1.0}}]}
+
+
+def test_a_clip_model_needs_one_image_and_caption_a_row():
+  assert validate(clip()).data.images_per_row == 1
+  given = clip()
+  given["data"] |= {"template": "chat", "pack": True, "images_per_row": 2}
+  given["stages"][0]["objectives"] = {"next_token": 1.0}
+  assert faults(given) == [
+      "data.template: a clip model needs 'caption', here it is 'chat'",
+      "data.pack: a clip model needs False, here it is True",
+      "data.images_per_row: a clip model needs 1, here it is 2",
+      "stages[0].objectives: 'next_token' is for a vlm model, and model.kind "
+      "is 'clip'"]
+
+
+def test_an_objective_may_be_for_any_model(monkeypatch):
+  class Own:
+    coupled = False
+
+  monkeypatch.setitem(OBJECTIVES._entries, "own", Own)
+  given = clip()
+  given["stages"][0]["objectives"] = {"own": 1.0}
+  assert validate(given).stages[0].objectives == {"own": 1.0}
+
+
+def test_sizes_of_parts_are_known_by_name():
+  given = clip()
+  tower = given["model"]["tower"]
+  tower["config"]["patchsize"] = tower["config"].pop("patch_size")
+  del given["model"]["text"]["config"]["embed_width"]
+  found = faults(given)
+  assert found[0].startswith("model.tower.config.patchsize: unknown field; "
+                             "did you mean 'patch_size'? (known: image_size")
+  assert found[1:] == ["model.tower.config.patch_size: missing",
+                       "model.text.config.embed_width: missing"]
+  tower["config"] |= {"patch_size": 8, "width": 7, "heads": 2}
+  del tower["config"]["patchsize"]
+  assert "width 7 is no multiple of heads 2" in faults(given)[0]
+  tower["kind"] = "siglop"
+  assert faults(given)[0].startswith(
+      "model.tower.kind: unknown tower 'siglop'; did you mean 'siglip'?")
+
+
+def test_weights_that_are_not_there(tmp_path):
+  (tmp_path / "tower").mkdir()
+  given = clip()
+  given["model"]["tower"] = {"weights": str(tmp_path / "towers")}
+  given["model"]["text"] = {}
+  (fault,) = faults(given)
+  assert fault.startswith("model.tower.weights: ")
+  assert fault.endswith("did you mean 'tower'?")
+
+
+def test_the_source_of_views_is_checked():
+  given = clip()
+  shapes = given["data"]["sources"]["shapes"] = {"kind": "views"}
+  for source, words in (
+      ({"kind": "lava"}, "source.kind: unknown source 'lava'"),
+      ({"knid": "llava"}, "source.knid: unknown field"),
+      ("llava", "source: expected fields")):
+    shapes["options"] = {"source": source}
+    assert faults(given)[0].startswith(
+        f"data.sources.shapes.options.{words}")
 
 
 def test_found_by_name_and_by_file(folder):
@@ -123,7 +221,7 @@ def test_argument_and_overrides(folder):
   config = validate(load_config("mini/tiny:align", [
       "data.rows=8", "stages[0].steps=20", "name=007", "data.pack=false",
       "stages[0].train.tower/layers[-1]/*=1e-5", "seed=3",
-      "model.decoder.config.width=16",
+      "model.tower.config.width=16",
   ]))
   assert config.model.connector.kind == "align"
   assert config.data.rows == 8 and not config.data.pack
@@ -131,7 +229,7 @@ def test_argument_and_overrides(folder):
   assert config.stages[0].train == {
       "connector/*": 1e-3, "tower/layers[-1]/*": 1e-5}
   assert config.name == "007"
-  assert config.model.decoder.config == {"width": 16}
+  assert config.model.tower.config["width"] == 16
 
 
 def test_overrides_are_checked(folder):

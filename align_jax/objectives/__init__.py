@@ -7,6 +7,8 @@ An objective is a class, made with the run's `Config`:
                                 is never split into microbatches
   model                         class attribute, if it wants a certain kind of
                                 model: "vlm" or "clip"
+  model                         class attribute, if it wants a certain kind of
+                                model: "vlm" or "clip"
   weight(batch) -> f32[]        how much this batch counts, from it alone
   (outputs, batch, rng, layout) -> f32[]    the sum, never a mean
 

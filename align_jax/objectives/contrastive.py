@@ -40,6 +40,7 @@ class Contrastive:
   """
 
   coupled = True
+  model = "clip"
 
   def __init__(self, config: Config | None = None):
     del config  # has no options

@@ -24,6 +24,7 @@ class NextToken:
   """Sum over labelled positions of -log p(next token) * its weight."""
 
   coupled = False
+  model = "vlm"
 
   def __init__(self, config: Config):
     self.budget = min(config.data.labels_per_row, config.data.row_length)
