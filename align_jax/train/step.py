@@ -5,6 +5,13 @@
 The objectives' weights are totalled over the global batch before the first
 microbatch, so a sum over microbatches is the gradient of the whole batch's
 loss, however it was split.
+
+Random draws are keyed by a row's place in the global batch. The design keys
+them by example id, but a row holds several examples and a batch carries no
+ids. At a step a seed puts the same examples in the same row on any number of
+processes, over any restart and any split into microbatches, so that a row
+stands for its examples; only where rows, row length or packing change, which
+make another run, are an example's draws others.
 """
 
 import zlib
