@@ -16,9 +16,17 @@ from align_jax.data import SOURCES, BadSample
 from align_jax.data.batch import batch_spec
 from align_jax.data.images import ImageReader
 from align_jax.data.llava import Llava
-from align_jax.data.pipeline import Pipeline, merge_states, open_source
+from align_jax.data.pipeline import (
+  ON_BAD_SAMPLE,
+  Pipeline,
+  merge_states,
+  open_source,
+)
 from align_jax.data.quarantine import Quarantine
+from align_jax.data.render import TEMPLATES
 from align_jax.errors import InputError
+from align_jax.ops.stack import REMAT
+from align_jax.validate import CHOICES
 from tests.data.samples import example, mixed_examples, png
 
 SIZE = 8
@@ -373,6 +381,13 @@ def test_close_ends_the_threads(make):
     if thread.name.startswith("grain-prefetch"):
       thread.join(5)
   assert threading.active_count() <= before
+
+
+def test_choices_of_a_config_are_those_of_its_parts():
+  """Written twice: reading a config must import neither jax nor grain."""
+  assert CHOICES["data.on_bad_sample"] == ON_BAD_SAMPLE
+  assert CHOICES["data.template"] == TEMPLATES
+  assert CHOICES["model.remat"] == REMAT
 
 
 def test_faults_of_the_config_are_listed_together(make):
