@@ -2,8 +2,8 @@
 
 Same frozen tower, same language model, whose upper half trains in the second
 stage; same examples in the same order, same steps, and the same learning
-rates, chosen for neither by search; the whole test split. One seed: whether another seed would say
-the same is not known, and the table says so.
+rates, chosen for neither by search; the whole test split. One seed: whether
+another seed would say the same is not known, and the table says so.
 """
 
 from align_jax.evals.study import Cell, Column, Study
@@ -36,8 +36,8 @@ def get_study() -> Study:
           "images); SmolLM2-135M-Instruct and a CLIP-architecture tower "
           "trained on synthetic shapes, frozen; 17 visual tokens an image "
           "(the class token is kept); template: plain. The connector is "
-          "trained alone, then with the upper half of the LLM; one learning "
-          "rate of each for both arms, chosen for neither by search.",
+          "trained alone, then with the upper half of the LLM, at the same "
+          "learning rates in both arms, chosen for neither by search.",
           "By likelihood: the likeliest of the 13 answers, instead of the one "
           "that is written. Prior: the best training answer to each question. "
           "Blind: each image exchanged for one of another shape and colour. "
