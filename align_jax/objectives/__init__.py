@@ -7,8 +7,10 @@ An objective is a class, made with the run's `Config`:
                                 is never split into microbatches
   model                         class attribute, if it wants a certain kind of
                                 model: "vlm" or "clip"
-  model                         class attribute, if it wants a certain kind of
-                                model: "vlm" or "clip"
+  extras(config)                class method, if it reads fields of its own in
+                                batch["extras"]: {name: shape [B,S,...] and
+                                dtype}, declared as a connector's are (see
+                                connectors/protocol.py)
   weight(batch) -> f32[]        how much this batch counts, from it alone
   (outputs, batch, rng, layout) -> f32[]    the sum, never a mean
 
