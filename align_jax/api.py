@@ -24,6 +24,7 @@ from align_jax.data.render import Renderer
 from align_jax.errors import InputError
 from align_jax.evals.generate import Generator
 from align_jax.evals.prompts import Prompt, rows_for
+from align_jax.train.select import flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,21 +187,24 @@ class Run:
 
 def load_run(workdir: str | Path, mesh: MeshConfig | None = None,
              unfinished: bool = False) -> Run:
-  """Loads a run's last checkpoint.
+  """Loads a run's last checkpoint, laid out and cast to be read.
 
   Frozen parts come from where the run took them or from its checkpoint.
+  Matrices are cast to the dtype of the computation, once; vectors stay as
+  they are, since norms use them in f32.
 
   Args:
     workdir: a folder that `align-jax train` wrote.
-    mesh: how the model lies on the devices; by default as in training, if
-      the devices are there.
+    mesh: how the model lies on the devices; by default tensor-parallel over
+      all of them as far as the decoder has KV heads, and replicated beyond.
     unfinished: take the last checkpoint of a run that is not at its end.
 
   Raises:
     InputError: no run there, no checkpoint yet, or a run that is not
       finished.
   """
-  from align_jax.parallel.mesh import make_mesh
+  from align_jax.build import build
+  from align_jax.parallel.mesh import inference_mesh, make_mesh
   from align_jax.train.restore import restore, run_config
 
   workdir = Path(workdir)
@@ -213,8 +217,21 @@ def load_run(workdir: str | Path, mesh: MeshConfig | None = None,
         f"the run in {workdir} is not finished: `align-jax train --workdir "
         f"{workdir}` goes on with it, and --unfinished (unfinished=True in "
         "Python) takes its last checkpoint as it is")
-  found = restore(workdir, make_mesh(mesh) if mesh else None)
-  return Run(workdir, found.config, found.parts, found.params, found.step)
+  heads = build(config.model).model.decoder.config.kv_heads
+  found = restore(workdir,
+                  make_mesh(mesh) if mesh else inference_mesh(heads))
+  cast = jax.jit(functools.partial(_cast_matrices, dtype=config.model.dtype),
+                 donate_argnums=0)
+  return Run(workdir, found.config, found.parts, cast(found.params),
+             found.step)
+
+
+def _cast_matrices(params: Any, dtype: str) -> Any:
+  """Matrices, stacked or not, in another dtype; vectors as they are."""
+  flat = flatten(params)
+  return unflatten({
+      path: x.astype(dtype) if x.ndim - ("/layers/" in path) > 1 else x
+      for path, x in flat.items()})
 
 
 def question(text: str, images: Sequence[Any]) -> Example:

@@ -54,3 +54,15 @@ def make_mesh(config: MeshConfig,
   shape = mesh_shape(config, len(devices))
   return Mesh(np.asarray(devices).reshape(shape), AXES,
               axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def inference_mesh(kv_heads: int,
+                   devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh to generate on: tensor-parallel as far as the KV heads go.
+
+  Reading one token gives nothing to hide a gather of weights behind, so they
+  lie over `tensor` alone; what devices are left share the rows.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  tensor = math.gcd(len(devices), kv_heads)
+  return make_mesh(MeshConfig(data=-1, tensor=tensor), devices)

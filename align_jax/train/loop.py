@@ -266,7 +266,7 @@ class _Run:
   def _describe(self) -> None:
     """The manifest: written at the first start, at others checked, with one
     more entry in its list of starts."""
-    trained = {base(k) for rates in self.rates for k in rates}
+    trained = {key for rates in self.rates for key in rates}
     files = manifest.hash_files(
         {p: self.origins.get(p, "") for p in self.params})
     path = self.workdir / "manifest.json"

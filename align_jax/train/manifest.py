@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax
 
 from align_jax.config import Config, differences, plain
 from align_jax.errors import InputError
+from align_jax.train.select import base, cut
 
 PACKAGES = ("align-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
             "grain", "numpy", "transformers", "tensorflow-datasets",
@@ -63,19 +64,18 @@ def read_json(path: Path) -> Any:
 
 
 def describe(config: Config, params: Mapping[str, jax.Array],
-             trained: set[str], provenance: Mapping[str, str],
+             trained: Iterable[str], provenance: Mapping[str, str],
              files: Mapping[str, str]) -> dict[str, Any]:
   """The manifest of a run that starts.
 
   Args:
     config: the run's.
     params: all parameters, flat.
-    trained: paths that some stage trains, wholly or in part.
+    trained: keys that some stage trains; of a cut stack only the cut counts.
     provenance: path -> where it came from.
     files: weights file -> its SHA-256.
   """
   devices = jax.devices()
-  size = lambda paths: sum(params[p].size for p in paths)
   return {
       "name": config.name,
       "command": sys.argv,
@@ -86,14 +86,25 @@ def describe(config: Config, params: Mapping[str, jax.Array],
       "devices": len(devices),
       "processes": jax.process_count(),
       "seed": config.seed,
-      "parameters": size(params),
-      "trained_parameters": size(trained),
+      "parameters": sum(x.size for x in params.values()),
+      "trained_parameters": trained_size(params, trained),
       "stages": [{"name": s.name, "steps": s.steps} for s in config.stages],
       "steps": 0,
       "seconds": 0.0,
       "files": dict(files),
       "provenance": dict(provenance),
   }
+
+
+def trained_size(params: Mapping[str, jax.Array],
+                 keys: Iterable[str]) -> int:
+  """Parameters that some key covers; those of several stages count once."""
+  covered: dict[str, set[int]] = {}
+  for key in keys:
+    rows = range(params[base(key)].shape[0] if params[base(key)].ndim else 1)
+    covered.setdefault(base(key), set()).update(rows[cut(key) or slice(None)])
+  return sum(params[path].size * len(rows) // (params[path].shape or (1,))[0]
+             for path, rows in covered.items())
 
 
 def with_start(saved: Mapping[str, Any],

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from align_jax.config import MeshConfig
 from align_jax.parallel.layout import Layout
-from align_jax.parallel.mesh import make_mesh, mesh_shape
+from align_jax.parallel.mesh import inference_mesh, make_mesh, mesh_shape
 from align_jax.parallel.rules import (
   check_sharded,
   spec_for,
@@ -87,3 +87,12 @@ def test_constrain_refuses_a_wrong_number_of_axes():
   mesh = make_mesh(MeshConfig(data=8))
   with pytest.raises(ValueError, match="axes 'bl' for an array"):
     Layout(mesh).constrain(jnp.ones((8, 2, 2)), "bl")
+
+
+@pytest.mark.parametrize(
+    "kv_heads,want", [(8, (1, 8)), (2, (4, 2)), (3, (8, 1))])
+def test_generation_is_tensor_parallel_as_far_as_the_kv_heads_go(
+    kv_heads, want):
+  shape = inference_mesh(kv_heads).shape
+  assert (shape["data"], shape["tensor"]) == want
+  assert shape["fsdp"] == 1

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from align_jax.config import MeshConfig
 from align_jax.errors import InputError
 from align_jax.parallel.mesh import make_mesh
+from align_jax.train.manifest import trained_size
 from align_jax.train.select import (
   base,
   cut,
@@ -84,3 +85,12 @@ def test_patterns_that_name_nothing(params):
 def test_two_cuts_of_one_stack_are_refused(params):
   with pytest.raises(InputError, match="otherwise than an earlier"):
     trainables(params, {"tower/layers[-1]/*": 1.0, "tower/*": 1.0})
+
+
+def test_trained_parameters_of_several_stages_count_once():
+  params = {"a/layers/w_dd": np.zeros((4, 5, 2)), "b/w_d": np.zeros(3),
+            "scale": np.zeros(())}
+  assert trained_size(params, ["b/w_d", "scale"]) == 4
+  cuts = ["a/layers[2:4]/w_dd", "a/layers[3:4]/w_dd"]
+  assert trained_size(params, cuts) == 20
+  assert trained_size(params, ["a/layers/w_dd", "a/layers[0:1]/w_dd"]) == 40
