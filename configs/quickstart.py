@@ -1,17 +1,17 @@
 """The quickstart: real SmolLM2-135M, a small CLIP tower, easy-VQA.
 
-Two stages, as LLaVA has them: first the connector alone, then the connector
-with the upper half of the language model. The second is there because
-SmolLM2-135M cannot answer "is there no red shape?" even when told in words what
-the image shows: with a frozen decoder shapes and colours come out right, and
-yes/no questions stay at what can be guessed without looking.
+One stage trains the connector alone; tower and language model stay as they
+are. Shapes and colours come out right; yes/no questions stay near what can be
+guessed without looking, since SmolLM2-135M cannot answer "is there no red
+shape?" even when told in words what the image shows. A second stage with the
+upper half of the language model, 200 steps, did not change that either.
 `connector=align` trains the other connector with the same data and steps.
 """
 
 from ml_collections import ConfigDict
 
-# Some 2 and 2.6 seconds each on two CPU cores.
-STEPS = (150, 200)
+# Some 2 seconds each on two CPU cores.
+STEPS = 350
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -36,19 +36,14 @@ def get_config(arg: str = "") -> ConfigDict:
       sources=dict(train=dict(kind="easy_vqa",
                               options=dict(split="train", form="questions"))),
       # "plain" costs 13 tokens a question beside its image's 17, the chat
-      # template 47; the frozen decoder learns to answer either way, and on
-      # two cores tokens are what time is spent on. Two rows of 512 hold some
+      # template 47, and on two cores tokens are what time is spent on. Two rows of 512 hold some
       # 33 questions.
       template="plain", rows=2, row_length=512, images_per_row=17,
       labels_per_row=64, pack=True, streams=2))
-  shared = dict(objectives={"next_token": 1.0}, data={"train": 1.0},
-                schedule="cosine", warmup=0.05, clip_norm=1.0)
-  c.stages = [
-      dict(name="align", steps=STEPS[0], train={"connector/*": 2e-3},
-           **shared),
-      dict(name="tune", steps=STEPS[1],
-           train={"connector/*": 5e-4, "decoder/layers[15:]/*": 2e-4},
-           **shared)]
+  c.stages = [dict(
+      name="align", steps=STEPS, train={"connector/*": 2e-3},
+      objectives={"next_token": 1.0}, data={"train": 1.0},
+      schedule="cosine", warmup=0.05, clip_norm=1.0)]
   c.eval = ConfigDict(dict(task="easy_vqa", options={}, batch=32,
                            max_new_tokens=8))
   c.log_every = 10
