@@ -36,8 +36,8 @@ def get_config(arg: str = "") -> ConfigDict:
       sources=dict(train=dict(kind="easy_vqa",
                               options=dict(split="train", form="questions"))),
       # "plain" costs 13 tokens a question beside its image's 17, the chat
-      # template 47, and on two cores tokens are what time is spent on. Two rows of 512 hold some
-      # 33 questions.
+      # template 47, and on two cores tokens are what time is spent on. Two
+      # rows of 512 hold some 33 questions.
       template="plain", rows=2, row_length=512, images_per_row=17,
       labels_per_row=64, pack=True, streams=2))
   c.stages = [dict(
