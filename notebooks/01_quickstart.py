@@ -53,7 +53,8 @@ if results.exists():
   found = json.loads(results.read_text())
   for name in ("accuracy", "question_prior_accuracy", "blind_accuracy",
                "margin"):
-    print(f"{name:<24} {100 * found[name]:5.1f}")
+    if found[name] is not None:  # evaluated with --no-blind
+      print(f"{name:<24} {100 * found[name]:5.1f}")
 else:
   print(f"not evaluated yet: align-jax evaluate {folder}")
 
