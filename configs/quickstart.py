@@ -32,6 +32,9 @@ def get_config(arg: str = "") -> ConfigDict:
       # On CPU f32 is as fast as bf16, and computing attention scores again
       # is faster than keeping them.
       dtype="float32", frozen_dtype="float32", remat="dots"))
+  # One device, however many the machine has: two rows share out to no more
+  # than two.
+  c.mesh = ConfigDict(dict(data=1))
   c.data = ConfigDict(dict(
       sources=dict(train=dict(kind="easy_vqa",
                               options=dict(split="train", form="questions"))),
