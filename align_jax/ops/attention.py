@@ -11,6 +11,8 @@ when causal, the key does not come after the query:
                 b       x             is zero
                 b       x x
                 .
+
+A window of w hides keys w or more positions before the query.
 """
 
 import jax
@@ -26,6 +28,7 @@ def attention_mask(
     q_positions: jax.Array | None,
     kv_positions: jax.Array | None,
     causal: bool,
+    window: int | jax.Array | None = None,
 ) -> jax.Array | None:
   """b[B,L,S], or None where everything may attend to everything."""
   mask = None
@@ -35,6 +38,10 @@ def attention_mask(
   if causal:
     before = kv_positions[:, None, :] <= q_positions[:, :, None]
     mask = before if mask is None else mask & before
+  if not isinstance(window, int | None) or window:
+    near = (q_positions[:, :, None] - kv_positions[:, None, :]
+            < jnp.where(window, window, jnp.iinfo(jnp.int32).max))
+    mask = near if mask is None else mask & near
   return mask
 
 
@@ -49,6 +56,8 @@ def attention(
     kv_positions: jax.Array | None = None,
     causal: bool = False,
     scale: float | None = None,
+    window: int | jax.Array | None = None,
+    soft_cap: float | None = None,
 ) -> jax.Array:
   """Softmax attention with grouped key-value heads, softmax in f32.
 
@@ -63,12 +72,17 @@ def attention(
     kv_positions: i32[B,S].
     causal: keys after the query are hidden.
     scale: of the logits; None is K ** -0.5.
+    window: of a causal query, how many keys it sees, itself among them; 0 or
+      None is no window. A traced i32 scalar lets layers of one scan differ.
+    soft_cap: logits z become soft_cap * tanh(z / soft_cap), after the scale
+      and before the mask (Gemma 2, arXiv 2408.00118); None leaves them.
 
   Returns:
     f[B,L,H,K] in q's dtype; zero where a query may attend to nothing.
 
   Raises:
-    ValueError: heads that do not divide, or positions missing.
+    ValueError: heads that do not divide, positions missing, or a window where
+      attention is not causal.
   """
   b, l, h, width = q.shape
   g = k.shape[2]
@@ -76,6 +90,8 @@ def attention(
     raise ValueError(f"{h} query heads do not divide into {g} key-value heads")
   if causal and (q_positions is None or kv_positions is None):
     raise ValueError("causal attention needs q_positions and kv_positions")
+  if not causal and window is not None:
+    raise ValueError("a window needs causal attention")
   if (q_segments is None) != (kv_segments is None):
     raise ValueError("give both q_segments and kv_segments, or neither")
   scale = width ** -0.5 if scale is None else scale
@@ -88,8 +104,10 @@ def attention(
   q, k, v = q.reshape(b, g, l * m, width), k.swapaxes(1, 2), v.swapaxes(1, 2)
   scores = jnp.einsum("bgik,bgsk->bgis", q, k,
                       preferred_element_type=jnp.float32)
+  if soft_cap is not None:
+    scores = soft_cap * jnp.tanh(scores / soft_cap)
   mask = attention_mask(
-      q_segments, kv_segments, q_positions, kv_positions, causal)
+      q_segments, kv_segments, q_positions, kv_positions, causal, window)
   if mask is not None:
     scores = jnp.where(jnp.repeat(mask, m, axis=1)[:, None], scores, _MASKED)
   probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)

@@ -8,8 +8,8 @@ import pytest
 from align_jax.ops.attention import attention
 
 
-def _slow(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray
-          ) -> np.ndarray:
+def _slow(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray,
+          soft_cap: float | None = None) -> np.ndarray:
   """One query at a time, f64."""
   out = np.zeros(q.shape)
   group = q.shape[2] // k.shape[2]
@@ -18,6 +18,8 @@ def _slow(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray
     if not len(keys):
       continue
     logits = k[b, keys, h // group] @ q[b, i, h] / np.sqrt(q.shape[-1])
+    if soft_cap:
+      logits = soft_cap * np.tanh(logits / soft_cap)
     p = np.exp(logits - logits.max())
     out[b, i, h] = (p / p.sum()) @ v[b, keys, h // group]
   return out
@@ -52,6 +54,34 @@ def test_segments_and_causality(qkv: tuple) -> None:
   assert (np.asarray(got)[~mask.any(-1)] == 0).all()
 
 
+@pytest.mark.parametrize("window", [0, 1, 2, 3, 9])
+def test_a_window_hides_what_is_far(window: int) -> None:
+  """The same for a number and for a traced scalar; padding breaks nothing."""
+  rng = np.random.default_rng(1)
+  q, k, v = (rng.normal(size=(2, 8, h, 3)).astype(np.float32)
+             for h in (4, 2, 2))
+  segments = np.array([[1] * 8, [0, 1, 1, 1, 1, 2, 2, 0]])
+  positions = np.array([[*range(8)], [0, 0, 1, 2, 3, 0, 1, 0]])
+  behind = positions[:, :, None] - positions[:, None]
+  mask = ((segments[:, :, None] == segments[:, None])
+          & (segments[:, :, None] > 0)
+          & (behind >= 0) & (behind < (window or 99)))
+  where = dict(q_segments=segments, kv_segments=segments,
+               q_positions=positions, kv_positions=positions, causal=True)
+  want = _slow(q, k, v, mask)
+  np.testing.assert_allclose(attention(q, k, v, window=window, **where), want,
+                             atol=1e-5)
+  traced = jax.jit(lambda w: attention(q, k, v, window=w, **where))
+  np.testing.assert_allclose(traced(jnp.int32(window)), want, atol=1e-5)
+
+
+def test_a_soft_cap_bends_the_logits(qkv: tuple) -> None:
+  everything = np.ones((2, 5, 7), bool)
+  want = _slow(*qkv, everything, soft_cap=1.5)
+  np.testing.assert_allclose(attention(*qkv, soft_cap=1.5), want, atol=1e-5)
+  assert np.abs(want - _slow(*qkv, everything)).max() > 0.1
+
+
 def test_gradients_are_finite_where_nothing_is_attended(qkv: tuple) -> None:
   segments = jnp.zeros((2, 5), int)
   grads = jax.grad(lambda q: (attention(
@@ -71,6 +101,7 @@ def test_softmax_is_f32_whatever_the_dtype(qkv: tuple) -> None:
 @pytest.mark.parametrize("change,says", [
     ({"causal": True}, "needs q_positions and kv_positions"),
     ({"q_segments": np.ones((2, 5))}, "both q_segments and kv_segments"),
+    ({"window": 2}, "a window needs causal attention"),
 ])
 def test_missing_arguments(qkv: tuple, change: dict, says: str) -> None:
   with pytest.raises(ValueError, match=says):
