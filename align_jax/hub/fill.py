@@ -5,9 +5,10 @@ else; stacked layers are filled layer by layer. It is strict: what is missing,
 unexpected or of another shape is listed in one error.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,50 @@ def _expand(key: str, layers: int) -> list[str]:
   return [key.replace("{n}", str(n)) for n in range(layers)]
 
 
+class _Place(NamedTuple):
+  """Where a parameter lies: in which tensor, of what shape, from where on."""
+  key: str
+  transform: Transform
+  shape: tuple[int, ...]
+  origin: tuple[int, ...]
+
+
+def _places(family: Family, shapes: Mapping[str, Any]) -> dict[str, _Place]:
+  """The place of every parameter that the family has a rule for.
+
+  Raises:
+    ValueError: a table whose pieces of a tensor leave a gap or overlap.
+  """
+  found = {}
+  sharing: dict[str, list[str]] = {}
+  for path, leaf in shapes.items():
+    if path in family.rules:
+      key, text = family.rules[path]
+      transform = Transform(text)
+      inner = tuple(leaf.shape[1:] if "{n}" in key else leaf.shape)
+      shape = transform.foreign_shape(inner)
+      found[path] = _Place(key, transform, shape, (0,) * len(shape))
+      if transform.piece:
+        sharing.setdefault(key, []).append(path)
+  for key, paths in sharing.items():
+    axis = found[paths[0]].transform.piece[0]
+    whole = sum(found[p].shape[axis] for p in paths)
+    taken = []
+    for path in paths:
+      _, transform, shape, _ = found[path]
+      inner = shapes[path].shape["{n}" in key:]
+      start = transform.start(inner, whole)
+      taken.append((start, start + shape[axis]))
+      before, after = shape[:axis], shape[axis + 1:]
+      found[path] = _Place(
+          key, transform, (*before, whole, *after),
+          (*[0] * len(before), start, *[0] * len(after)))
+    taken.sort()
+    if [0, *(b for _, b in taken)] != [*(a for a, _ in taken), whole]:
+      raise ValueError(f"the pieces of {key!r} do not fill it: {taken}")
+  return found
+
+
 def load_flat(
     reader: Reader,
     names: Mapping[str, str],
@@ -89,18 +134,22 @@ def load_flat(
   Raises:
     InputError: missing, unexpected or mis-shaped tensors, all of them.
   """
-  _check(reader, names, family, shapes, source)
+  places = _check(reader, names, family, shapes, source)
   loaded, provenance = {}, {}
   for path, leaf in shapes.items():
-    key, text = family.rules[path]
-    transform = Transform(text)
+    key, transform, _, origin = places[path]
     stacked = "{n}" in key
     files = [names[k] for k in _expand(key, leaf.shape[0] if stacked else 0)]
     done: dict[Any, np.ndarray] = {}
 
     def part(index: tuple[slice, ...], *, leaf=leaf, files=files,
-             transform=transform, stacked=stacked, done=done) -> np.ndarray:
+             transform=transform, origin=origin, stacked=stacked,
+             done=done) -> np.ndarray:
       """What one device owns; equal parts are read once."""
+      def fetch(n: int, cut: tuple[slice, ...]) -> np.ndarray:
+        return reader.read(files[n], tuple(
+            slice(c.start + o, c.stop + o) for c, o in zip(cut, origin)))
+
       cuts = tuple(slice(*cut.indices(size)[:2])
                    for cut, size in zip(index, leaf.shape))
       tag = tuple((cut.start, cut.stop) for cut in cuts)
@@ -111,8 +160,7 @@ def load_flat(
                        leaf.dtype)
         for i, n in enumerate(which):
           out[i, ...] = transform.read(
-              lambda cut, n=n: reader.read(files[n], cut), inner,
-              cuts[stacked:])
+              functools.partial(fetch, n), inner, cuts[stacked:])
         done[tag] = out if stacked else out[0]
       return done[tag]
 
@@ -145,18 +193,18 @@ def _numbered(keys: list[str], which: list[int]) -> str:
 
 
 def _check(reader: Reader, names: Mapping[str, str], family: Family,
-           shapes: Mapping[str, jax.ShapeDtypeStruct], source: str) -> None:
+           shapes: Mapping[str, jax.ShapeDtypeStruct], source: str
+           ) -> dict[str, _Place]:
   """Raises one InputError that lists all that does not match."""
   faults, claimed = [], set()
   ignored = re.compile("|".join(f"(?:{p})" for p in family.ignored) or "(?!)")
   wanted: list[tuple[str, str, tuple[int, ...]]] = []
+  places = _places(family, shapes)
   for path, leaf in shapes.items():
-    if path not in family.rules:
+    if path not in places:
       faults.append(f"no rule for our {path!r}{nearest(path, family.rules)}")
       continue
-    key, text = family.rules[path]
-    inner = leaf.shape[1:] if "{n}" in key else leaf.shape
-    shape = Transform(text).foreign_shape(inner)
+    key, _, shape, _ = places[path]
     for name in _expand(key, leaf.shape[0] if "{n}" in key else 0):
       wanted.append((path, name, shape))
       claimed.add(name)
@@ -178,6 +226,7 @@ def _check(reader: Reader, names: Mapping[str, str], family: Family,
                            if len(faults) > 40 else [])
     raise InputError(f"{source} does not fit the model:\n  "
                      + "\n  ".join(shown))
+  return places
 
 
 def foreign_tensors(
@@ -192,14 +241,27 @@ def foreign_tensors(
           if p not in family.rules]
   if lost:
     raise InputError("this layout has no place for: " + ", ".join(lost))
+  places = _places(family, params)
+  sharing: dict[str, list[str]] = {}
+  for path, place in places.items():
+    sharing.setdefault(place.key, []).append(path)
   tensors = []
-  for path, value in params.items():
-    key, text = family.rules[path]
-    transform, stacked = Transform(text), "{n}" in key
-    shape = transform.foreign_shape(value.shape[1:] if stacked
-                                    else value.shape)
-    for n, name in enumerate(_expand(key, value.shape[0] if stacked else 0)):
-      def make(value=value, n=n, stacked=stacked, transform=transform):
-        return transform.write(np.asarray(value[n] if stacked else value))
-      tensors.append((name, shape, value.dtype, make))
+  for key, paths in sharing.items():
+    values = [params[p] for p in paths]
+    stacked = "{n}" in key
+    dtype = functools.reduce(jnp.promote_types, (v.dtype for v in values))
+    for n, name in enumerate(_expand(key, values[0].shape[0] if stacked
+                                     else 0)):
+      def make(n=n, stacked=stacked, paths=paths, dtype=dtype) -> np.ndarray:
+        parts = [
+            places[p].transform.write(np.asarray(
+                params[p][n] if stacked else params[p])) for p in paths]
+        if len(parts) == 1:
+          return parts[0]
+        whole = np.empty(places[paths[0]].shape, dtype)
+        for path, part in zip(paths, parts):
+          whole[tuple(slice(o, o + size) for o, size in zip(
+              places[path].origin, part.shape))] = part
+        return whole
+      tensors.append((name, places[paths[0]].shape, dtype, make))
   return tensors

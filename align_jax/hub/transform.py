@@ -4,6 +4,12 @@
 
 Axes are words; `(h k)` is one axis made of several, the first the slowest; a
 number is an axis of that size. Left of the arrow stands the foreign array.
+
+  "(g k)@-2 d -> d g k"  the last but one piece of a longer first axis
+
+`@n` says that the foreign axis is longer than ours and where ours begins, in
+multiples of its own length, from the end if negative: so are q, k and v told
+apart in a tensor that holds them all.
 """
 
 import math
@@ -15,16 +21,23 @@ import numpy as np
 Slices = tuple[slice, ...]
 
 
+_GROUP = re.compile(r"(\([^)]*\)|[^\s()@]+)(?:@(-?\d+))?")
+
+
 def _axes(side: str) -> list[list[str]]:
-  return [group.strip("()").split()
-          for group in re.findall(r"\([^)]*\)|[^\s()]+", side)]
+  return [group.strip("()").split() for group, _ in _GROUP.findall(side)]
 
 
 class Transform:
   """One transform, both ways.
 
+  Attributes:
+    piece: (foreign axis, place in it) where that axis is longer than ours,
+      else None. Everything below but `start` is about our piece alone.
+
   Raises:
-    ValueError: the two sides do not name the same axes.
+    ValueError: the two sides do not name the same axes, or several foreign
+      axes are cut.
   """
 
   def __init__(self, text: str):
@@ -34,6 +47,11 @@ class Transform:
              for side in (self.left, self.right)]
     if named[0] != named[1]:
       raise ValueError(f"transform {text!r} has other axes left and right")
+    cuts = [(axis, int(place)) for axis, (_, place)
+            in enumerate(_GROUP.findall(left)) if place]
+    if len(cuts) > 1 or "@" in right:
+      raise ValueError(f"transform {text!r}: one foreign axis may be cut")
+    self.piece = cuts[0] if cuts else None
 
   def _sizes(self, ours: Sequence[int]) -> dict[str, int]:
     """The size of every axis, from our array's shape."""
@@ -57,6 +75,14 @@ class Transform:
     """The shape that the foreign array must have."""
     sizes = self._sizes(ours)
     return tuple(math.prod(sizes[n] for n in group) for group in self.left)
+
+  def start(self, ours: Sequence[int], whole: int) -> int:
+    """Where our piece begins in a foreign axis of `whole`; 0 if uncut."""
+    if self.piece is None:
+      return 0
+    axis, place = self.piece
+    start = place * self.foreign_shape(ours)[axis]
+    return start if place >= 0 else whole + start
 
   def read(self, fetch: Callable[[Slices], np.ndarray], shape: Sequence[int],
            index: Slices) -> np.ndarray:

@@ -1,8 +1,16 @@
 """Transforms against einops-free numpy, whole and in slices."""
 
+from typing import Any
+
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from align_jax.errors import InputError
+from align_jax.hub.fill import foreign_tensors, load_flat
+from align_jax.hub.keymaps import Family
 from align_jax.hub.transform import Transform
 
 CASES = {
@@ -62,3 +70,87 @@ def test_a_slice_of_heads_fetches_those_heads_alone() -> None:
 def test_sides_with_other_axes_are_refused() -> None:
   with pytest.raises(ValueError, match="other axes left and right"):
     Transform("(h k) d -> d h")
+
+
+def test_only_one_axis_is_cut() -> None:
+  with pytest.raises(ValueError, match="one foreign axis may be cut"):
+    Transform("a@0 b@1 -> a b")
+
+
+class _Fused:
+  """A checkpoint of two layers whose q, k and v are one tensor."""
+
+  def __init__(self, rows: int = 16):
+    rng = np.random.default_rng(0)
+    self.tensors = {f"{n}.qkv": rng.normal(size=(rows, 5)).astype(np.float32)
+                    for n in range(2)}
+    self.fetched = 0
+
+  def keys(self) -> Any:
+    return self.tensors.keys()
+
+  def shape(self, key: str) -> tuple[int, ...]:
+    return self.tensors[key].shape
+
+  def dtype(self, key: str) -> np.dtype:
+    return self.tensors[key].dtype
+
+  def origin(self, key: str) -> str:
+    return f"file:{key}"
+
+  def read(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
+    found = self.tensors[key][index]
+    self.fetched += found.size
+    return found
+
+
+def _fused(v: str = "(g k)@-1 d -> d g k") -> Family:
+  rules = {"layers/q_dhk": ("{n}.qkv", "(h k)@0 d -> d h k"),
+           "layers/k_dgk": ("{n}.qkv", "(g k)@-2 d -> d g k"),
+           "layers/v_dgk": ("{n}.qkv", v)}
+  return Family("fused", rules, dict, dict)
+
+
+def _fused_shapes(sharded: bool) -> dict[str, jax.ShapeDtypeStruct]:
+  mesh = Mesh(np.array(jax.devices()[:2]), ("x",))
+  where = NamedSharding(mesh, P(None, None, "x")) if sharded else None
+  return {f"layers/{name}": jax.ShapeDtypeStruct(
+      (2, 5, heads, 2), np.float32, sharding=where)
+          for name, heads in (("q_dhk", 4), ("k_dgk", 2), ("v_dgk", 2))}
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pieces_of_a_fused_tensor(sharded: bool) -> None:
+  file, shapes = _Fused(), _fused_shapes(sharded)
+  names = {key: key for key in file.keys()}
+  loaded, origins = load_flat(file, names, _fused(), shapes, "file")
+  assert file.fetched == 2 * 16 * 5  # each byte once, for all devices
+  assert set(origins.values()) == {"file:{0..1}.qkv"}
+  for n in range(2):
+    fused = file.tensors[f"{n}.qkv"]
+    for name, rows in (("q_dhk", slice(0, 8)), ("k_dgk", slice(8, 12)),
+                       ("v_dgk", slice(12, 16))):
+      np.testing.assert_array_equal(
+          loaded[f"layers/{name}"][n],
+          fused[rows].reshape(-1, 2, 5).transpose(2, 0, 1))
+  written = foreign_tensors(_fused(), loaded)
+  assert [(name, shape) for name, shape, *_ in written] == [
+      ("0.qkv", (16, 5)), ("1.qkv", (16, 5))]
+  for name, _, _, make in written:
+    np.testing.assert_array_equal(make(), file.tensors[name])
+
+
+def test_a_fused_tensor_of_another_size_is_refused() -> None:
+  file = _Fused(rows=18)
+  with pytest.raises(InputError) as error:
+    load_flat(file, {k: k for k in file.keys()}, _fused(),
+              _fused_shapes(False), "file")
+  assert ("'0.qkv' has shape [18, 5], our layers/q_dhk needs [16, 5]"
+          in str(error.value))
+
+
+def test_pieces_that_leave_a_gap_are_refused() -> None:
+  file = _Fused()
+  with pytest.raises(ValueError, match="pieces of '{n}.qkv' do not fill it"):
+    load_flat(file, {k: k for k in file.keys()},
+              _fused("(g k)@-2 d -> d g k"), _fused_shapes(False), "file")

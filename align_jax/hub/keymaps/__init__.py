@@ -7,8 +7,9 @@ A table maps our path to a foreign key and to how the array is turned:
                    "(h k) d -> d h k")
 
 Left of the arrow stand the foreign axes, right of it ours; `(h k)` is one axis
-made of two, a digit is an axis of that size, "" is a scalar. `{n}` numbers the
-layers: ours are stacked along a leading axis that the transform leaves out.
+made of two, a digit is an axis of that size, "" is a scalar; `@n` takes a piece
+of a fused tensor (see `hub/transform.py`). `{n}` numbers the layers: ours are
+stacked along a leading axis that the transform leaves out.
 """
 
 import dataclasses
