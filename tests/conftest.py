@@ -1,14 +1,19 @@
 """Every test runs on eight virtual CPU devices, offline, in full precision."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 _FLAG = "--xla_force_host_platform_device_count=8"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):  # set in xdist's workers
+  # Half of the quick tier's time was LLVM making fast code of what runs once;
+  # the full tier runs what users run.
+  _HASTE = "" if "--full" in sys.argv else "--xla_backend_optimization_level=0"
+  os.environ["XLA_FLAGS"] = " ".join(
+      [os.environ.get("XLA_FLAGS", ""), _FLAG, _HASTE])
 
 import jax  # noqa: E402  (the variables above must be set first)
 import pytest  # noqa: E402

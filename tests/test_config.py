@@ -38,7 +38,8 @@ def get_config(arg="mlp"):
           "decoder": {"weights": "configs"},
           "connector": {"kind": arg},
       },
-      "data": {"sources": {"chats": {"kind": "llava"}}, "rows": 4},
+      "data": {"sources": {"chats": {"kind": "llava",
+                                       "options": {"path": "a.json"}}}, "rows": 4},
       "stages": [{
           "name": "align", "steps": 10, "train": {"connector/*": 1e-3},
           "data": {"chats": 1},
@@ -192,6 +193,12 @@ def test_the_source_of_views_is_checked():
     shapes["options"] = {"source": source}
     assert faults(given)[0].startswith(
         f"data.sources.shapes.options.{words}")
+
+
+def test_options_that_a_source_needs():
+  with pytest.raises(ConfigError) as error:
+    validate({"name": "x", "data": {"sources": {"chats": {"kind": "llava"}}}})
+  assert "data.sources.chats.options.path: missing" in str(error.value)
 
 
 def test_found_by_name_and_by_file(folder):
