@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "study": ("align_jax.cli.study", "run the cells of a comparison"),
     "data": ("align_jax.cli.data", "show rendered examples, build data"),
     "convert": ("align_jax.cli.convert", "write a run for Hugging Face"),
+    "bench": ("align_jax.cli.bench", "measure speed and memory"),
 }
 
 

@@ -1,0 +1,39 @@
+"""Benchmarks: ratios with goals, and what a step costs.
+
+A benchmark is one file here plus one line in `BENCHMARKS`: a function
+
+  run(options: Options) -> Iterable[Figure]
+
+whose docstring's first line says what it compares. Absolute times of a shared
+machine wander, so two things are compared inside one process, in turns, and
+the figure is the median of the paired ratios (see `timing.paired`). Every
+`Figure` says its shapes, dtype, rounds and spread; the report adds devices
+and versions.
+"""
+
+import dataclasses
+
+from align_jax.config import Config
+from align_jax.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the command line asks of a benchmark.
+
+  Attributes:
+    rounds: pairs that are timed.
+    config: of a run, for benchmarks of a whole step; None for shapes of the
+      benchmark's own.
+    versus: "hf" where transformers + torch shall run beside it.
+    seed: of random weights and batches.
+  """
+  rounds: int = 15
+  config: Config | None = None
+  versus: str = ""
+  seed: int = 0
+
+
+BENCHMARKS = Registry("benchmark", {
+    "chunked_loss": "align_jax.bench.chunked_loss:run",
+})
