@@ -38,8 +38,8 @@ def get_config(arg="mlp"):
           "decoder": {"weights": "configs"},
           "connector": {"kind": arg},
       },
-      "data": {"sources": {"chats": {"kind": "llava",
-                                       "options": {"path": "a.json"}}}, "rows": 4},
+      "data": {"rows": 4, "sources": {
+          "chats": {"kind": "llava", "options": {"path": "a.json"}}}},
       "stages": [{
           "name": "align", "steps": 10, "train": {"connector/*": 1e-3},
           "data": {"chats": 1},
