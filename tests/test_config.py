@@ -38,8 +38,10 @@ def get_config(arg="mlp"):
           "decoder": {"weights": "configs"},
           "connector": {"kind": arg},
       },
-      "data": {"rows": 4, "sources": {
-          "chats": {"kind": "llava", "options": {"path": "a.json"}}}},
+      "data": {
+          "sources": {"chats": {"kind": "llava", "options": {
+              "path": "chats.json"}}},
+          "rows": 4},
       "stages": [{
           "name": "align", "steps": 10, "train": {"connector/*": 1e-3},
           "data": {"chats": 1},

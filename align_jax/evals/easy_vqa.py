@@ -15,7 +15,9 @@ class EasyVQATask:
   """About ten questions on each of 1,000 test images.
 
   Attributes:
-    split: "test"; "train" for looking at what was learnt by heart.
+    split: that is asked: "test"; "train" for looking at what was learnt by
+      heart; "train[90%:]" for choosing a learning rate.
+    train: what was trained on, for the question prior and the probe.
     data_dir: where the builder keeps its files; "" is the default cache.
     probe: training images that the linear probe is fitted on.
   """
@@ -23,10 +25,10 @@ class EasyVQATask:
   answers = ("yes", "no", *SHAPES, *COLORS)
 
   def __init__(self, split: str = "test", data_dir: str = "",
-               probe: int = 2000):
+               probe: int = 2000, train: str = "train"):
     self.split, self.probe = split, probe
     self._source = EasyVQA(split, "questions", data_dir)
-    self._train = EasyVQA("train", "questions", data_dir)
+    self._train = EasyVQA(train, "questions", data_dir)
     self.n_images = len(self._source.images)
     self.training = [pair for facts in self._train.images
                      for pair in zip(facts["questions"], facts["answers"])]
@@ -35,8 +37,8 @@ class EasyVQATask:
       for number, (question, answer) in enumerate(
           zip(facts["questions"], facts["answers"])):
         self.items.append(Item(
-            f"{self.name}/{split}/{facts['image_id']}/{number}", image,
-            question, answer, question_type(question, answer),
+            f"{self.name}/{self._source.split}/{facts['image_id']}/{number}",
+            image, question, answer, question_type(question, answer),
             index=len(self.items)))
 
   def example(self, item: Item) -> dict[str, Any]:

@@ -3,47 +3,30 @@
 A study file has `get_study() -> Study`. What is compared, by which metric and
 against which control is written there before anything runs:
 
-  DIR/cells/NAME/run      the run of a cell, as `align-jax train` makes it
+  DIR/cells/NAME/run        the run of a cell, as `align-jax train` makes it
   DIR/cells/NAME/cell.json  written when the cell is done
+  DIR/tuning/ARM-RATE/      likewise, of a run that tries a learning rate
   results/NAME.json       all cells, the contrast, and what tables need
 """
 
 import dataclasses
 import fnmatch
-import hashlib
 import importlib.util
 import json
-import os
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from align_jax.config import find_config, load_config, plain
+from align_jax.config import find_config
 from align_jax.errors import InputError
-from align_jax.evals.contrast import contrast
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-  """One run: train, then evaluate.
-
-  Attributes:
-    arm: what is compared, such as "mlp".
-    config: "FILE[:arg]" or "NAME[:arg]", for `train`.
-    seed: of initialisation and data order; arms are paired by it.
-    overrides: config fields, {"stages[0].steps": 10}.
-    evaluate: further options of `evaluate`, {"limit": 500, "noise": [0.5]}.
-    exploratory: outside the primary contrast; printed as such, never ranked.
-  """
-  arm: str
-  config: str
-  seed: int = 0
-  overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
-  evaluate: dict[str, Any] = dataclasses.field(default_factory=dict)
-  exploratory: bool = False
+from align_jax.evals.cells import (
+  Cell,
+  Runner,
+  in_a_process,
+  run_cell,
+  signature,
+)
+from align_jax.evals.contrast import contrast, figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +46,29 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tuning:
+  """How each arm finds its learning rate: all alike, before any cell runs.
+
+  Every rate is tried by one run with the seed of the arm's first cell; the
+  best by the study's metric is the rate of all the arm's cells.
+
+  Attributes:
+    rates: tried.
+    field: of the config that takes the rate,
+      "stages[0].train.connector/*".
+    overrides: config fields of these runs alone. They must evaluate on what
+      is neither trained on nor reported:
+      {"data.sources.train.options.split": "train[:90%]",
+       "eval.options.split": "train[90%:]"}.
+    evaluate: further options of `evaluate`.
+  """
+  rates: tuple[float, ...]
+  field: str
+  overrides: dict[str, Any]
+  evaluate: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
   """A comparison, designed before it is run.
 
@@ -76,6 +82,7 @@ class Study:
     control: what is reached without the image.
     arms: what an arm is, the title of the first column.
     notes: data, decoder and budget, to stand beside the table.
+    tuning: of the learning rate; None where the config's is used.
   """
   name: str
   question: str
@@ -86,6 +93,7 @@ class Study:
   control: str = "question_prior_accuracy"
   arms: str = "connector"
   notes: tuple[str, ...] = ()
+  tuning: Tuning | None = None
 
   def __post_init__(self) -> None:
     primary = {c.arm for c in self.cells.values() if not c.exploratory}
@@ -99,6 +107,9 @@ class Study:
       twin = taken.setdefault((cell.arm, cell.seed, cell.exploratory), name)
       if twin != name:
         faults.append(f"cells {twin!r} and {name!r} are the same arm and seed")
+    if self.tuning and not self.tuning.overrides:
+      faults.append("tuning has no overrides, so it would choose by what is "
+                    "reported")
     if faults:
       raise InputError(f"study {self.name!r}: " + "; ".join(faults))
 
@@ -122,115 +133,42 @@ def load_study(file: str | Path) -> Study:
   return study
 
 
-def overrides(cell: Cell) -> list[str]:
-  """Of the cell's config, "a.b=value" each; the seed is one of them."""
-  return [f"{k}={v}" for k, v in {"seed": cell.seed, **cell.overrides}.items()]
+def tune(study: Study, arm: str, workdir: Path, runner: Runner,
+         progress: Callable[[str], None]) -> dict[str, Any]:
+  """Tries every learning rate on one arm.
 
-
-def commands(cell: Cell, run: Path) -> list[list[str]]:
-  """The two command lines of a cell, as a person would type them."""
-  train = ["train", "--config", cell.config, "--workdir", str(run),
-           *(f"--config.{o}" for o in overrides(cell))]
-  evaluate = ["evaluate", str(run), "--json"]
-  for name, value in cell.evaluate.items():
-    for one in value if isinstance(value, Sequence) and not isinstance(
-        value, str) else [value]:
-      evaluate += [f"--{name.replace('_', '-')}", str(one)]
-  return [["align-jax", *train], ["align-jax", *evaluate]]
-
-
-Runner = Callable[[list[str]], str]
-
-
-def in_a_process(command: list[str]) -> str:
-  """Runs `align-jax ...` in a process of its own; gives its standard output.
-
-  Raises:
-    RuntimeError: it failed; what it said stands above, on standard error.
+  Returns:
+    `scores` ({rate: the metric}), and `rate`, the one that is best; of
+    equals, the lowest.
   """
-  done = subprocess.run(
-      [sys.executable, "-m", "align_jax.cli.main", *command[1:]],
-      stdout=subprocess.PIPE, text=True, env=os.environ.copy())
-  if done.returncode:
-    raise RuntimeError(f"{shlex.join(command)} failed with code "
-                       f"{done.returncode}")
-  return done.stdout
+  tuning = study.tuning
+  first = next(c for c in study.cells.values() if c.arm == arm)
+  scores = {}
+  for rate in sorted(tuning.rates):
+    progress(f"{study.name}: learning rate {rate:g} for {arm}")
+    record = run_cell(
+        dataclasses.replace(
+            first, evaluate=tuning.evaluate,
+            overrides={**first.overrides, **tuning.overrides,
+                       tuning.field: rate}),
+        workdir / "tuning" / f"{arm}-{rate:g}", runner, progress)
+    scores[rate] = figure(record, study.metric)
+  return {"scores": {f"{r:g}": s for r, s in scores.items()},
+          "rate": max(scores, key=scores.get)}
 
 
-def run_cell(study: Study, name: str, workdir: Path,
-             runner: Runner = in_a_process,
-             progress: Callable[[str], None] = lambda line: None,
-             ) -> dict[str, Any]:
-  """Trains and evaluates a cell, unless it is done already.
-
-  A cell that was done with other settings, be it the study's or its
-  config's, is run anew; what was done is moved aside, never deleted.
-  """
+def tuned(study: Study, name: str, rates: dict[str, dict[str, Any]]) -> Cell:
+  """A cell with the learning rate that its arm was found to like."""
   cell = study.cells[name]
-  now = signature(cell)
-  folder = workdir / "cells" / name
-  done = folder / "cell.json"
-  if done.is_file():
-    record = json.loads(done.read_text(encoding="utf-8"))
-    if record["signature"] == now:
-      return record
-    aside = folder.with_name(f"{name}.{record['signature']}")
-    while aside.exists():
-      aside = aside.with_name(f"{aside.name}.older")
-    folder.rename(aside)
-    progress(f"cell {name} was run with other settings than the study or its "
-             f"config {cell.config} has now, so it is run anew; what was done "
-             f"is kept in {aside}")
-  folder.mkdir(parents=True, exist_ok=True)
-  train, evaluate = commands(cell, folder / "run")
-  # The training's own output belongs to the person watching.
-  print(runner(train), end="", file=sys.stderr)
-  figures = json.loads(runner(evaluate))
-  record = {
-      "arm": cell.arm, "seed": cell.seed, "exploratory": cell.exploratory,
-      "signature": now,
-      "commands": [shlex.join(train), shlex.join(evaluate)],
-      "commit": figures.pop("commit", "unknown"),  # of the evaluation
-      "train_commit": figures.get("train", {}).get("commit", "unknown"),
-      "device": figures.pop("device", "unknown"),
-      "versions": figures.pop("versions", {}),
-      "figures": figures}
-  samples = figures.pop("samples", None)
-  if samples:
-    record["by_image"] = by_image(Path(samples))
-  scratch = done.with_suffix(".tmp")
-  scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
-  scratch.replace(done)
-  return record
-
-
-def by_image(samples: Path) -> dict[str, list[int]]:
-  """Right answers and questions of each image, from a per-sample file."""
-  counts: dict[int, list[int]] = {}
-  for line in samples.read_text(encoding="utf-8").splitlines():
-    row = json.loads(line)
-    entry = counts.setdefault(row["image"], [0, 0])
-    entry[0] += int(row["right"])
-    entry[1] += 1
-  images = sorted(counts)
-  return {"image": images, "right": [counts[i][0] for i in images],
-          "n": [counts[i][1] for i in images]}
-
-
-def signature(cell: Cell) -> str:
-  """Equal for cells that would run alike.
-
-  It covers the config as it is resolved, so that a cell whose config file
-  was edited is another cell.
-  """
-  config = plain(load_config(cell.config, overrides(cell)))
-  text = json.dumps([dataclasses.asdict(cell), config], sort_keys=True,
-                    default=str)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  if cell.arm not in rates:
+    return cell
+  return dataclasses.replace(cell, overrides={
+      **cell.overrides, study.tuning.field: rates[cell.arm]["rate"]})
 
 
 def collect(study: Study, records: dict[str, dict[str, Any]],
-            command: str) -> dict[str, Any]:
+            command: str, rates: dict[str, dict[str, Any]] | None = None,
+            ) -> dict[str, Any]:
   """The results file: what was planned, what was found, what it says."""
   results = {
       "name": study.name, "question": study.question,
@@ -238,7 +176,7 @@ def collect(study: Study, records: dict[str, dict[str, Any]],
       "control": study.control, "arms": study.arms,
       "notes": list(study.notes), "command": command,
       "columns": [dataclasses.asdict(c) for c in study.columns],
-      "planned": list(study.cells),
+      "planned": list(study.cells), "tuning": rates or {},
       "exploratory": [n for n, c in study.cells.items() if c.exploratory],
       "cells": {name: records[name] for name in study.cells
                 if name in records}}
@@ -274,21 +212,26 @@ def run_study(
     raise InputError(f"no cell of {study.name} matches {cells!r} "
                      f"(cells: {', '.join(study.cells)})")
   path = Path(results_dir) / f"{study.name}.json"
-  records = {}
-  if path.is_file():
-    earlier = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    records = {n: r for n, r in earlier.items() if n in study.cells
-               and r["signature"] == signature(study.cells[n])}
-    for name in study.cells:
-      if name in earlier and name not in (*records, *chosen):
-        progress(f"cell {name} in {path} was run with other settings than "
-                 "the study or its config has now; it is left out until it "
-                 "is run anew")
-  results = collect(study, records, command)
+  found = json.loads(path.read_text(encoding="utf-8")) if (
+      path.is_file()) else {"cells": {}}
+  rates = found.get("tuning", {}) if study.tuning else {}
+  if study.tuning:
+    for arm in dict.fromkeys(study.cells[n].arm for n in chosen):
+      rates[arm] = tune(study, arm, Path(workdir), runner, progress)
+  earlier = found["cells"]
+  records = {n: r for n, r in earlier.items() if n in study.cells
+             and r["signature"] == signature(tuned(study, n, rates))}
+  for name in study.cells:
+    if name in earlier and name not in (*records, *chosen):
+      progress(f"cell {name} in {path} was run with other settings than the "
+               "study or its config has now; it is left out until it is run "
+               "anew")
+  results = collect(study, records, command, rates)
   for at, name in enumerate(chosen, 1):
     progress(f"{study.name}: cell {name} ({at} of {len(chosen)})")
-    records[name] = run_cell(study, name, Path(workdir), runner, progress)
-    results = collect(study, records, command)
+    records[name] = run_cell(tuned(study, name, rates),
+                             Path(workdir) / "cells" / name, runner, progress)
+    results = collect(study, records, command, rates)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
   return results

@@ -45,7 +45,7 @@ def table(results: dict[str, Any]) -> str:
       f"by {results['metric'].replace('_', ' ')}. "
       f"**{_capital(results['contrast']['verdict'])}.**",
       "",
-      " ".join([*results["notes"], CAVEAT]),
+      " ".join([*results["notes"], *_tuned(results), CAVEAT]),
       f"Seed{'s' if len(seeds) > 1 else ''} "
       f"{', '.join(map(str, seeds)) or 'none yet'}; "
       f"{', '.join(devices) or 'no device yet'}; "
@@ -53,6 +53,20 @@ def table(results: dict[str, Any]) -> str:
       f"Command: `{results['command']}`.",
   ]
   return "\n".join(lines) + "\n"
+
+
+def _tuned(results: dict[str, Any]) -> list[str]:
+  """How the learning rates were found, and whether one lies at an edge."""
+  arms = []
+  for arm, found in results.get("tuning", {}).items():
+    rates = sorted(map(float, found["scores"]))
+    edge = (", the lowest tried" if found["rate"] == rates[0] else
+            ", the highest tried" if found["rate"] == rates[-1] else "")
+    arms.append(f"{arm} {found['rate']:g}{edge}")
+  if not arms:
+    return []
+  return [f"Learning rates, the best of {', '.join(f'{r:g}' for r in rates)} "
+          f"for each arm on data that is not reported: {'; '.join(arms)}."]
 
 
 def _capital(text: str) -> str:

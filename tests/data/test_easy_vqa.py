@@ -69,6 +69,15 @@ def test_question_types():
   assert question_type("what color is the shape?", "red") == "color"
 
 
+def test_a_part_of_a_split_keeps_the_samples_names(test_split, data_dir):
+  parts = [EasyVQA(f"test[{part}]", "questions", data_dir)
+           for part in (":90%", "90%:")]
+  ids = [{f["image_id"] for f in p.images} for p in parts]
+  assert not ids[0] & ids[1]
+  assert ids[0] | ids[1] == {f["image_id"] for f in test_split.images}
+  assert parts[1][0]["id"].startswith("easy_vqa/test/")
+
+
 def test_records_are_the_packages(test_split):
   questions, answers, ids = easy_vqa.get_test_questions()
   paths = easy_vqa.get_test_image_paths()

@@ -10,8 +10,8 @@ import pytest
 from align_jax.cli.main import main
 from align_jax.config import config_names, find_config
 from align_jax.errors import InputError
-from align_jax.evals import contrast, study, tables
-from align_jax.evals.study import Cell, Column, Study
+from align_jax.evals import cells, contrast, study, tables
+from align_jax.evals.study import Cell, Column, Study, Tuning
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,8 +40,8 @@ class _Runner:
     print("what a library says")
     if command[1] == "train":
       return "trained\n"
-    arm, seed = command[2].split("/")[-2].split("-")
-    accuracy = self.accuracy(arm, int(seed))
+    arm, seed = command[2].split("/")[-2].split("-", 1)
+    accuracy = self.accuracy(arm, float(seed))
     samples = self.tmp_path / f"{arm}-{seed}.jsonl"
     right = round(accuracy * 200)
     samples.write_text("".join(
@@ -63,7 +63,7 @@ def _run(tmp_path, accuracy, seeds=(0, 1, 2), cells="*", **kw):
 
 
 def test_commands_are_what_a_person_would_type(tmp_path):
-  train, evaluate = study.commands(_study().cells["mlp-1"], tmp_path)
+  train, evaluate = cells.commands(_study().cells["mlp-1"], tmp_path)
   assert " ".join(train) == (
       "align-jax train --config quickstart:connector=mlp --workdir "
       f"{tmp_path} --config.seed=1 --config.stages[0].steps=4")
@@ -127,6 +127,42 @@ def test_cells_resume_one_by_one(tmp_path):
   shutil.rmtree(tmp_path / "work")
   results, runner = _run(tmp_path, accuracy, cells="mlp-0")
   assert len(runner.calls) == 2 and len(results["cells"]) == 6
+
+
+RATE = "stages[0].train.connector/*"
+TUNING = Tuning(rates=(1e-2, 1e-3, 1e-4), field=RATE, overrides={
+    "data.sources.train.options.split": "train[:90%]",
+    "eval.options.split": "train[90%:]"})
+
+
+def test_each_arm_finds_its_learning_rate_on_what_is_not_reported(tmp_path):
+  # The fake runner takes what follows the arm in the folder's name for a
+  # seed: 0 to 2 for cells, the rate for tuning.
+  best = {"mlp": 1e-3, "align": 1e-2}
+  accuracy = lambda arm, x: 0.8 if x in (0, 1, 2) else 0.7 - abs(
+      x - best[arm])
+  results, runner = _run(tmp_path, accuracy, tuning=TUNING)
+  assert {a: t["rate"] for a, t in results["tuning"].items()} == best
+  assert results["tuning"]["mlp"]["scores"]["0.001"] == pytest.approx(0.7)
+  trained = [" ".join(c) for c in runner.calls if c[1] == "train"]
+  tried, reported = trained[:6], trained[6:]
+  assert len(tried) == len(reported) == 6
+  for line in tried:
+    assert "--config.eval.options.split=train[90%:]" in line
+    assert "--config.seed=0" in line
+  for line in reported:
+    assert "split" not in line
+    assert f"{RATE}={0.001 if '=mlp' in line else 0.01}" in line
+  assert ("mlp 0.001; align 0.01, the highest tried."
+          in tables.table(results))
+  # What was tried and run is not run again.
+  again, runner = _run(tmp_path, accuracy, tuning=TUNING)
+  assert runner.calls == [] and again == results
+
+
+def test_tuning_may_not_look_at_what_is_reported():
+  with pytest.raises(InputError, match="choose by what is reported"):
+    _study(tuning=Tuning((1e-3,), RATE, {}))
 
 
 def test_unfinished_names_what_is_missing(tmp_path):

@@ -66,7 +66,11 @@ class EasyVQA:
   "questions"  an image with one of them                                  38,575
   "captions"   an image with "a blue circle"                               3,578
 
+  `split` is "train" or "test", or a part of one as tfds writes it:
+  "train[:90%]".
+
   Attributes:
+    split: the whole split, which names its samples.
     images: what is known of each image of the split, by image_id; see
       `facts`.
     skipped: how many images have no caption, since their questions leave
@@ -75,12 +79,13 @@ class EasyVQA:
 
   def __init__(self, split: str = "train", form: str = "turns",
                data_dir: str = "", seed: int = 0):
-    for given, allowed in ((split, SPLITS), (form, FORMS)):
+    whole = split.partition("[")[0]
+    for given, allowed in ((whole, SPLITS), (form, FORMS)):
       if given not in allowed:
         raise InputError(f"easy_vqa: {given!r} is not one of "
                          f"{', '.join(allowed)}{nearest(given, allowed)}")
     import tensorflow_datasets as tfds
-    self.split, self.form, self.seed = split, form, seed
+    self.split, self.form, self.seed = whole, form, seed
     self._records = prepare(data_dir).as_data_source(
         split, decoders={"image": tfds.decode.SkipDecoding()})
     # Records lie in an order of tfds' own; ids and indices follow image_id.

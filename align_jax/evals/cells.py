@@ -1,0 +1,138 @@
+"""A study's cells: one training and one evaluation each, run once."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from align_jax.config import load_config, plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run: train, then evaluate.
+
+  Attributes:
+    arm: what is compared, such as "mlp".
+    config: "FILE[:arg]" or "NAME[:arg]", for `train`.
+    seed: of initialisation and data order; arms are paired by it.
+    overrides: config fields, {"stages[0].steps": 10}.
+    evaluate: further options of `evaluate`, {"limit": 500, "noise": [0.5]}.
+    exploratory: outside the primary contrast; printed as such, never ranked.
+  """
+  arm: str
+  config: str
+  seed: int = 0
+  overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+  evaluate: dict[str, Any] = dataclasses.field(default_factory=dict)
+  exploratory: bool = False
+
+
+def overrides(cell: Cell) -> list[str]:
+  """Of the cell's config, "a.b=value" each; the seed is one of them."""
+  return [f"{k}={v}" for k, v in {"seed": cell.seed, **cell.overrides}.items()]
+
+
+def commands(cell: Cell, run: Path) -> list[list[str]]:
+  """The two command lines of a cell, as a person would type them."""
+  train = ["train", "--config", cell.config, "--workdir", str(run),
+           *(f"--config.{o}" for o in overrides(cell))]
+  evaluate = ["evaluate", str(run), "--json"]
+  for name, value in cell.evaluate.items():
+    for one in value if isinstance(value, Sequence) and not isinstance(
+        value, str) else [value]:
+      evaluate += [f"--{name.replace('_', '-')}", str(one)]
+  return [["align-jax", *train], ["align-jax", *evaluate]]
+
+
+Runner = Callable[[list[str]], str]
+
+
+def in_a_process(command: list[str]) -> str:
+  """Runs `align-jax ...` in a process of its own; gives its standard output.
+
+  Raises:
+    RuntimeError: it failed; what it said stands above, on standard error.
+  """
+  done = subprocess.run(
+      [sys.executable, "-m", "align_jax.cli.main", *command[1:]],
+      stdout=subprocess.PIPE, text=True, env=os.environ.copy())
+  if done.returncode:
+    raise RuntimeError(f"{shlex.join(command)} failed with code "
+                       f"{done.returncode}")
+  return done.stdout
+
+
+def run_cell(cell: Cell, folder: Path, runner: Runner = in_a_process,
+             progress: Callable[[str], None] = lambda line: None,
+             ) -> dict[str, Any]:
+  """Trains and evaluates a cell in its folder, unless it is done already.
+
+  A cell that was done with other settings, be it the study's or its
+  config's, is run anew; what was done is moved aside, never deleted.
+  """
+  now = signature(cell)
+  done = folder / "cell.json"
+  if done.is_file():
+    record = json.loads(done.read_text(encoding="utf-8"))
+    if record["signature"] == now:
+      return record
+    aside = folder.with_name(f"{folder.name}.{record['signature']}")
+    while aside.exists():
+      aside = aside.with_name(f"{aside.name}.older")
+    folder.rename(aside)
+    progress(f"cell {folder.name} was run with other settings than the study "
+             f"or its config {cell.config} has now, so it is run anew; what "
+             f"was done is kept in {aside}")
+  folder.mkdir(parents=True, exist_ok=True)
+  train, evaluate = commands(cell, folder / "run")
+  # The training's own output belongs to the person watching.
+  print(runner(train), end="", file=sys.stderr)
+  figures = json.loads(runner(evaluate))
+  record = {
+      "arm": cell.arm, "seed": cell.seed, "exploratory": cell.exploratory,
+      "signature": now,
+      "commands": [shlex.join(train), shlex.join(evaluate)],
+      "commit": figures.pop("commit", "unknown"),  # of the evaluation
+      "train_commit": figures.get("train", {}).get("commit", "unknown"),
+      "device": figures.pop("device", "unknown"),
+      "versions": figures.pop("versions", {}),
+      "figures": figures}
+  samples = figures.pop("samples", None)
+  if samples:
+    record["by_image"] = by_image(Path(samples))
+  scratch = done.with_suffix(".tmp")
+  scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
+  scratch.replace(done)
+  return record
+
+
+def by_image(samples: Path) -> dict[str, list[int]]:
+  """Right answers and questions of each image, from a per-sample file."""
+  counts: dict[int, list[int]] = {}
+  for line in samples.read_text(encoding="utf-8").splitlines():
+    row = json.loads(line)
+    entry = counts.setdefault(row["image"], [0, 0])
+    entry[0] += int(row["right"])
+    entry[1] += 1
+  images = sorted(counts)
+  return {"image": images, "right": [counts[i][0] for i in images],
+          "n": [counts[i][1] for i in images]}
+
+
+def signature(cell: Cell) -> str:
+  """Equal for cells that would run alike.
+
+  It covers the config as it is resolved, so that a cell whose config file
+  was edited is another cell.
+  """
+  config = plain(load_config(cell.config, overrides(cell)))
+  text = json.dumps([dataclasses.asdict(cell), config], sort_keys=True,
+                    default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
