@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
@@ -111,15 +112,22 @@ def _words(axes: Any, x: int, y: int, choice: Sequence[str],
   outline = [patheffects.withStroke(linewidth=1.4, foreground=INK + "99")]
   for at, word in enumerate(lines):
     first = at == 0
-    # The letters of a line must fit the cell, at about 0.62 em each.
+    weight = "bold" if first else "normal"
     size = min(room * (0.20 if first else 0.125),
-               0.90 * room / max(0.62 * len(word), 1))
+               0.86 * room / max(_ems(word, weight), 1e-9))
     centre = 0.5 if len(lines) == 1 else (0.30, 0.55, 0.71, 0.87)[at]
     axes.text(x + 0.5, y + centre, word, ha="center", va="center",
               fontsize=max(size, 3.5), color="white",
               alpha=1.0 if first else 0.9,
-              fontweight="bold" if first else "normal",
+              fontweight=weight,
               path_effects=outline, fontfamily=FONT, parse_math=False)
+
+
+def _ems(text: str, weight: str) -> float:
+  """How wide a text is, in units of its font's size."""
+  properties = FontProperties(family=FONT, weight=weight, size=100)
+  return text_to_path.get_text_width_height_descent(
+      text, properties, ismath=False)[0] / 100
 
 
 def _short(text: str, most: int = 14) -> str:

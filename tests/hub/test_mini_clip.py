@@ -19,6 +19,7 @@ from PIL import Image
 from align_jax.data.easy_vqa.source import EasyVQA
 from align_jax.evals.probe import probe_accuracy
 from align_jax.hub.locate import locate
+from align_jax.data.easy_vqa.facts import COLORS, SHAPES
 from align_jax.hub.pretrained import load_params, load_tokenizer, read_spec
 from align_jax.hub.tower_face import load_tower
 
@@ -100,6 +101,10 @@ def test_words_of_the_captions_and_no_others() -> None:
   assert tokenizer.tokenize("a teal rectangle") == ["a", "teal", "rectangle"]
   assert tokenizer("a teal cat")["input_ids"] == [1, 4, 11, 2, 3]
   assert len(tokenizer) == read_spec(WEIGHTS).config.text.vocab_size == 16
+  # The file is these words and nothing else, so it can be made by hand.
+  assert tokenizer.get_vocab() == {word: i for i, word in enumerate(
+      ["[pad]", "[bos]", "[unk]", "[eos]", "a", *sorted(COLORS),
+       *sorted(SHAPES)])}
 
 
 @pytest.mark.slow

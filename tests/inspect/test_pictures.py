@@ -33,6 +33,18 @@ def test_words_over_patches(side: int):
   assert (picture.std(axis=(0, 1)) > 10).all()
 
 
+def test_a_long_word_stays_in_its_cell():
+  wide = pictures._ems("component", "bold")
+  assert 5 < wide < 8 and wide < pictures._ems("components", "bold")
+  blank, word = (_open(pictures.words_over_patches(
+      IMAGE, [[text]] * 16, np.ones(16))) for text in ("", "component"))
+  # Between two columns of cells no ink is added: the picture's rightmost
+  # 4 % and the gaps look as they did.
+  changed = np.flatnonzero((blank != word).any(axis=(0, 2)))
+  gaps = np.flatnonzero(np.diff(changed) > 8)
+  assert len(gaps) == 3
+
+
 def test_a_surer_cell_is_darker():
   png = pictures.words_over_patches(
       IMAGE, [[""]] * 4, np.array([0.1, 0.2, 0.3, 0.9]))
