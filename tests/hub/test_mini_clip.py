@@ -16,10 +16,10 @@ import transformers
 from easy_vqa import get_test_image_paths, get_train_image_paths
 from PIL import Image
 
+from align_jax.data.easy_vqa.facts import COLORS, SHAPES
 from align_jax.data.easy_vqa.source import EasyVQA
 from align_jax.evals.probe import probe_accuracy
 from align_jax.hub.locate import locate
-from align_jax.data.easy_vqa.facts import COLORS, SHAPES
 from align_jax.hub.pretrained import load_params, load_tokenizer, read_spec
 from align_jax.hub.tower_face import load_tower
 
