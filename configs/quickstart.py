@@ -3,8 +3,9 @@
 One stage trains the connector alone; tower and language model stay as they
 are. Shapes and colours come out right; yes/no questions stay near what can be
 guessed without looking, since SmolLM2-135M cannot answer "is there no red
-shape?" even when told in words what the image shows. A second stage with the
-upper half of the language model, 200 steps, did not change that either.
+shape?" even when told in words what the image shows. Neither a second stage
+with the upper half of the language model (200 steps, 87.6 %) nor an RMSNorm
+behind the connector, at the size of words (80.2 %), changed that.
 `connector=align` trains the other connector with the same data and steps.
 """
 
