@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN ?= runs/quickstart
 
-.PHONY: quickstart quickstart-full test test-full lint mini-clip install clean
+.PHONY: quickstart quickstart-full plan-all test test-full lint mini-clip install clean
 
 # torch, wanted by the parity tests alone, comes as the CPU build.
 $(VENV)/installed-quickstart: setup.py
@@ -43,6 +43,10 @@ quickstart-full: $(VENV)/installed-quickstart
 mini-clip: $(VENV)/installed-quickstart
 	$(BIN)/align-jax train --config mini/clip --workdir runs/mini_clip
 	$(BIN)/align-jax convert runs/mini_clip align_jax/weights/mini_clip
+
+## Every config at scale, compiled for the devices it names: an hour or so.
+plan-all: $(VENV)/installed-full
+	$(BIN)/python -m align_jax.plan.everything configs
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests

@@ -57,7 +57,8 @@ setup(
     # configs/ lies beside the package in a checkout and inside it once
     # installed, so that a config is found by name in both.
     packages=find_packages(include=["align_jax", "align_jax.*"])
-    + ["align_jax.configs", "align_jax.configs.mini"],
+    + ["align_jax.configs", "align_jax.configs.mini",
+       "align_jax.configs.scale"],
     package_dir={"align_jax.configs": "configs"},
     package_data={"align_jax": ["weights/**/*"]},
     include_package_data=False,

@@ -29,6 +29,7 @@ from align_jax.hub.pretrained import (
   load_tokenizer,
   read_spec,
 )
+from align_jax.hub.published import PUBLISHED, read_published
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.rules import check_sharded, shardings
 from align_jax.towers import TOWERS
@@ -154,11 +155,35 @@ def _read(part: PartConfig, name: str,
   """A part's own config, from its checkpoint or from the sizes given."""
   if part.weights:
     spec = read_spec(part.weights, name)
+    if part.published:
+      _check_published(part, name, spec)
     return spec.config, spec
+  if part.published:
+    kind, config = read_published(part.published, name)
+    if kind not in registry:
+      raise InputError(f"model.{name}.published: {part.published!r} is a "
+                       f"{kind}, which is no {registry.kind}")
+    return config, None
   try:
     return registry.get(part.kind)(**part.config), None
   except (TypeError, ValueError) as error:
     raise InputError(f"model.{name}.config: {error}") from error
+
+
+def _check_published(part: PartConfig, name: str, spec: Spec) -> None:
+  """Refuses weights of other sizes than the config was planned for.
+
+  Raises:
+    InputError: names the sizes that differ.
+  """
+  kind, config = read_published(part.published, name)
+  ours, theirs = dataclasses.asdict(config), dataclasses.asdict(spec.config)
+  differ = ([f"a {spec.kind} instead of a {kind}"] if kind != spec.kind else
+            [f"{field} {theirs[field]!r} instead of {size!r}"
+             for field, size in ours.items() if theirs[field] != size])
+  if differ:
+    raise InputError(f"model.{name}: {part.weights} is not {part.published!r}: "
+                     + ", ".join(differ))
 
 
 def _given(**specs: Spec | None) -> dict[str, Spec]:
@@ -227,8 +252,16 @@ def init_params(
     (nested parameters, {path: "file:key", "copy of PATH" or "initialised"}).
 
   Raises:
-    InputError: a checkpoint with missing, unexpected or mis-shaped keys.
+    InputError: a checkpoint with missing, unexpected or mis-shaped keys, or a
+      published model whose weights are not given.
   """
+  for name in ("tower", "decoder"):
+    part = getattr(parts.config, name)
+    if part.published and not part.weights:
+      raise InputError(
+          f"model.{name}.published = {part.published!r} says sizes alone; to "
+          f"train, set model.{name}.weights to a folder that holds "
+          f"{PUBLISHED[part.published].repo}")
   shapes = param_shapes(parts, mesh, patterns)
   params: dict[str, jax.Array] = {}
   origins: dict[str, str] = {}

@@ -30,15 +30,18 @@ class PartConfig:
     weights: a folder or GGUF file with pretrained weights, or
       `pkg:PACKAGE/PATH` for a file inside an installed package. "" means
       random initialisation at the sizes in `config`.
-    kind: the registered kind, needed only without `weights` ("clip",
+    published: a model of `hub/published.py`. Its sizes serve to plan without
+      weights; training needs `weights` too, of just these sizes.
+    kind: the registered kind, needed only without the two above ("clip",
       "siglip", "llama", ...).
-    config: sizes, needed only without `weights`; fields of the kind's config.
+    config: sizes, needed only with `kind`; fields of the kind's config.
     tokenizer: where the decoder's tokenizer is, if not beside the weights.
     layer: feature layer of a tower, counted from the end: -1 the last, -2 the
       last but one (as LLaVA-1.5).
     class_token: whether the tower's features keep the class token.
   """
   weights: str = ""
+  published: str = ""
   kind: str = ""
   config: dict[str, Any] = dataclasses.field(default_factory=dict)
   tokenizer: str = ""
@@ -153,6 +156,19 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlanConfig:
+  """What `align-jax plan` takes the run to be for; training ignores it.
+
+  Attributes:
+    topology: such as "v5e:16x16".
+    misses: goal ("T2") -> why this recipe does not meet it. A goal that is
+      missed without a reason here fails `make plan-all`.
+  """
+  topology: str = ""
+  misses: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   name: str
   model: ModelConfig
@@ -160,6 +176,7 @@ class Config:
   stages: tuple[StageConfig, ...]
   mesh: MeshConfig = MeshConfig()
   eval: EvalConfig = EvalConfig()
+  plan: PlanConfig = PlanConfig()
   seed: int = 0
   imports: tuple[str, ...] = ()
   log_every: int = 10

@@ -231,6 +231,7 @@ def _parts(model: ModelConfig) -> Iterator[str]:
   """Faults in tower, decoder and text tower: weights, or kind and sizes."""
   from align_jax.decoders import DECODERS
   from align_jax.hub.locate import locate
+  from align_jax.hub.published import PUBLISHED
   from align_jax.towers import TOWERS
   from align_jax.towers.text import TextConfig
 
@@ -245,6 +246,10 @@ def _parts(model: ModelConfig) -> Iterator[str]:
     if name == "text":
       if part.config and not model.tower.weights:
         yield from _sizes(TextConfig, part.config, where, ("embed_width",))
+    elif part.published:
+      if part.published not in PUBLISHED:
+        yield (f"{where}.published: {part.published!r} is none of "
+               f"{', '.join(PUBLISHED)}{nearest(part.published, PUBLISHED)}")
     elif part.kind and not part.weights:
       registry = {"tower": TOWERS, "decoder": DECODERS}[name]
       unknown = [*_registered(registry, part.kind, None, where, "kind")]
@@ -313,8 +318,9 @@ def _combinations(config: Config) -> Iterator[str]:
   data, model = config.data, config.model
   for part in ("tower", "decoder") if model.kind == "vlm" else ("tower",):
     chosen = getattr(model, part)
-    if not chosen.weights and not chosen.kind:
-      yield f"model.{part}: give weights, or a kind and its config"
+    if not (chosen.weights or chosen.published or chosen.kind):
+      yield (f"model.{part}: give weights, a published model, or a kind and "
+             "its config")
   if model.kind == "clip" and not model.tower.weights and not model.text.config:
     yield "model.text: give its config, or weights of the whole CLIP as tower"
   if model.kind == "clip":

@@ -50,6 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
       schedule="cosine", warmup=0.05, clip_norm=1.0)]
   c.eval = ConfigDict(dict(task="easy_vqa", options={}, batch=32,
                            max_new_tokens=8))
+  c.plan = ConfigDict(dict(topology="cpu:1"))
   c.log_every = 10
   c.save_every = 100
   return c

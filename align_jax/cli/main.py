@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "inspect": ("align_jax.cli.inspect", "show what visual tokens mean"),
     "generate": ("align_jax.cli.generate", "answer a question on an image"),
     "study": ("align_jax.cli.study", "run the cells of a comparison"),
+    "plan": ("align_jax.cli.plan", "say what a run will take, anywhere"),
     "data": ("align_jax.cli.data", "show rendered examples, build data"),
     "convert": ("align_jax.cli.convert", "write a run for Hugging Face"),
     "bench": ("align_jax.cli.bench", "measure speed and memory"),

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
+from align_jax.ops.cost import Product
 from align_jax.ops.norms import layer_norm
 from align_jax.ops.vocab_mix import vocab_mix, vocab_probs
 
@@ -37,6 +38,15 @@ class Align(Connector):
     """W2 starts as the LM head (the tied embedding where there is none)."""
     del options
     return {"w2_vd": "head_vd"}
+
+  @classmethod
+  def products(cls, patches: int, width: int, dim_out: int, vocab_size: int,
+               **options: object) -> list[Product]:
+    """W1, W2 and the mean of embeddings: 2 P (C D + 2 V D) an image."""
+    del options
+    words = 2.0 * patches * vocab_size * dim_out
+    return [Product(2.0 * patches * width * dim_out, "w1_cd"),
+            Product(words, "w2_vd"), Product(words, "/decoder/embed_vd")]
 
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,

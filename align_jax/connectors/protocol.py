@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from align_jax.config import Config
+from align_jax.ops.cost import Product
 from align_jax.parallel.layout import Layout
 
 
@@ -84,6 +85,17 @@ class Connector(nn.Module):
     """
     del config
     return {}
+
+  @classmethod
+  def products(cls, patches: int, width: int, dim_out: int, vocab_size: int,
+               **options: Any) -> list[Product] | None:
+    """Matrix products of one image of `patches` features of `width` (C).
+
+    None, the default: they are counted by tracing the connector. One that
+    computes more than its result needs, say in a backward pass of its own,
+    declares here what it needs.
+    """
+    del patches, width, dim_out, vocab_size, options
 
   def __call__(self, features: jax.Array, image_mask: jax.Array,
                context: Context) -> ConnectorOutput:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from align_jax.ops.attention import attention
+from align_jax.ops.cost import Product
 from align_jax.ops.embed_lookup import embed_lookup
 from align_jax.ops.norms import rms_norm
 from align_jax.ops.rope import Llama3Scaling, rope_tables, rotate
@@ -79,6 +80,22 @@ class DecoderConfig:
                     f"{self.kv_heads} kv_heads")
     if faults:
       raise ValueError("; ".join(faults))
+
+  def products(self, length: int) -> list[Product]:
+    """Matrix products of one row of `length` tokens, without the head."""
+    d, f = self.width, self.mlp_width
+    h, g = self.heads * self.head_width, self.kv_heads * self.head_width
+    # A query meets itself and those before it: half of the square.
+    half = 2.0 * length * length * h
+    found = []
+    for i in range(self.layers):
+      found += [Product(2.0 * length * d * out, f"layers/{x}", i)
+                for x, out in (("q_dhk", h), ("k_dgk", g), ("v_dgk", g))]
+      found += [Product(half, "", i, masked=half)]
+      found += [Product(2.0 * length * into * out, f"layers/{x}", i)
+                for x, into, out in (("o_hkd", h, d), ("gate_df", d, f),
+                                     ("up_df", d, f), ("down_fd", f, d))]
+    return found
 
   def make(self, **fields: Any) -> "Decoder":
     """The module; `fields` are those of `Decoder` beside its config."""

@@ -11,6 +11,8 @@ An objective is a class, made with the run's `Config`:
                                 batch["extras"]: {name: shape [B,S,...] and
                                 dtype}, declared as a connector's are (see
                                 connectors/protocol.py)
+  products(config, decoder)     class method, if it wants to say itself what it
+                                multiplies for one row (ops/cost.py)
   weight(batch) -> f32[]        how much this batch counts, from it alone
   (outputs, batch, rng, layout) -> f32[]    the sum, never a mean
 

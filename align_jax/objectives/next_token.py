@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from align_jax.config import Config
 from align_jax.ops.chunked_loss import chunked_loss
+from align_jax.ops.cost import Product
 from align_jax.parallel.layout import Layout
 
 
@@ -28,6 +29,14 @@ class NextToken:
 
   def __init__(self, config: Config):
     self.budget = min(config.data.labels_per_row, config.data.row_length)
+
+  @classmethod
+  def products(cls, config: Config, decoder: Any) -> list[Product]:
+    """The head, on the budget of labelled positions of one row."""
+    labels = min(config.data.labels_per_row, config.data.row_length)
+    head = "embed_vd" if decoder.tied_head else "head_vd"
+    return [Product(2.0 * labels * decoder.width * decoder.vocab_size,
+                    f"/decoder/{head}")]
 
   def weight(self, batch: dict[str, Any]) -> jax.Array:
     """The batch's total weight, from the batch alone."""

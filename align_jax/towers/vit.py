@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from align_jax.ops.cost import Product
 from align_jax.ops.norms import layer_norm
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import AXES, Layout
@@ -99,6 +100,19 @@ class ViTConfig:
   def patches(self) -> int:
     """P, the patches of an image."""
     return (self.image_size // self.patch_size) ** 2
+
+  def products(self, layer: int = -1) -> list[Product]:
+    """Matrix products of one image, up to a feature layer."""
+    side, c, f = self.patch_size, self.width, self.mlp_width
+    n = self.patches + self.class_token
+    found = [Product(2.0 * self.patches * 3 * side * side * c, "patch_ijac")]
+    for i in range(self.layers + 1 + layer):
+      found += [Product(2.0 * n * c * c, f"layers/{x}_chk", i) for x in "qkv"]
+      found += [Product(4.0 * n * n * c, "", i),
+                Product(2.0 * n * c * c, "layers/o_hkc", i),
+                Product(2.0 * n * c * f, "layers/up_cf", i),
+                Product(2.0 * n * f * c, "layers/down_fc", i)]
+    return found
 
   def make(self, **fields: Any) -> "ViT":
     """The module; `fields` are those of `ViT` beside its config."""

@@ -22,7 +22,7 @@ PACKAGES = ("align-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 
 # What may change from one start of a run to the next: none of it decides
 # what is learned.
-MAY_DIFFER = ("mesh", "eval", "log_every", "save_every", "keep",
+MAY_DIFFER = ("mesh", "eval", "plan", "log_every", "save_every", "keep",
               "data.workers")
 
 

@@ -1,0 +1,180 @@
+"""What to change so that a stage fits: the smallest change that should do.
+
+Tried in this order, by prediction: rows spread over fsdp instead of copied
+over data; what is kept for the backward pass; more microbatches; a larger
+slice of the same chip; a chip with more memory.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from align_jax.config import Config, StageConfig
+from align_jax.errors import InputError
+from align_jax.parallel import topology
+from align_jax.parallel.layout import AXES, ROWS
+from align_jax.plan.check import check
+from align_jax.plan.chips import CHIPS
+from align_jax.plan.stage import Target, abstract_mesh, target
+
+# A prediction may be off by a few percent, and a run wants a tenth to spare.
+_FULL = 0.88
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+  """A change of the command line.
+
+  Attributes:
+    flags: to add to it.
+    why: in words.
+    share: of the memory that is then predicted to be used.
+  """
+  flags: tuple[str, ...]
+  why: str
+  share: float
+
+
+def advise(config: Config, stage: StageConfig,
+           where: Target) -> Advice | None:
+  """The first change with which the stage is predicted to fit; or None."""
+  for flags, why, changed, place in _changes(config, stage, where):
+    share = _share(changed, stage.name, place)
+    if share is not None and share <= _FULL:
+      return Advice(flags, why, share)
+  return None
+
+
+def _share(config: Config, stage: str, where: Target) -> float | None:
+  """The share of memory that is predicted; None where nothing fits so."""
+  from align_jax.build import build
+  from align_jax.plan.check import stage_named
+  from align_jax.plan.memory import predict
+  from align_jax.train.ahead import abstract_stage
+
+  try:
+    axes = check(config, build(config.model), where.count)
+    chosen = stage_named(config, stage)
+    mesh = abstract_mesh(axes)
+    _, state, batch, parts = abstract_stage(config, chosen, mesh)
+  except ValueError:
+    return None
+  memory = predict(config, chosen, parts, state, batch, mesh)
+  return memory.total / where.hbm
+
+
+Change = tuple[tuple[str, ...], str, Config, Target]
+
+
+def _changes(config: Config, stage: StageConfig,
+             where: Target) -> Iterator[Change]:
+  mesh, index = config.mesh, config.stages.index(stage)
+  axes = _axes(config, where.count)
+  if axes["data"] * axes["replica"] > 1:
+    wide = axes["fsdp"] * axes["data"] * axes["replica"]
+    flags = ("mesh.replica=1", "mesh.data=1", f"mesh.fsdp={wide}")
+    yield (flags, "spreads parameters and optimizer over all devices instead "
+           "of copying them", _with_mesh(config, fsdp=wide), where)
+  if config.model.remat != "full":
+    yield (("model.remat=full",), "keeps a layer's input alone for the "
+           "backward pass", dataclasses.replace(
+               config, model=dataclasses.replace(config.model, remat="full")),
+           where)
+  for times in (2, 4, 8, 16):
+    more = stage.accumulate * times
+    shards = math.prod(axes[a] for a in ROWS)
+    if config.data.rows % more == 0 and config.data.rows // more % shards == 0:
+      stages = tuple(dataclasses.replace(s, accumulate=more) if i == index
+                     else s for i, s in enumerate(config.stages))
+      yield ((f"stages[{index}].accumulate={more}",),
+             "computes fewer rows at a time",
+             dataclasses.replace(config, stages=stages), where)
+  del mesh
+  kind, _ = topology.parse(where.topology)
+  if kind not in CHIPS:
+    return
+  for chip in (kind, *sorted((c for c in CHIPS if CHIPS[c].hbm
+                              > CHIPS[kind].hbm),
+                             key=lambda c: CHIPS[c].hbm)):
+    for shape in topology.SLICES[chip]:
+      name = f"{chip}:{shape}"
+      count = topology.size(name)
+      if count < where.count or (chip == kind and count == where.count):
+        continue
+      yield _on(config, axes, name, count)
+
+
+def _on(config: Config, axes: dict[str, int], name: str,
+        count: int) -> Change:
+  """The config on another slice: fsdp takes the additional devices."""
+  chip = CHIPS[topology.parse(name)[0]]
+  fsdp = count // (axes["tensor"] * axes["context"])
+  changed = _with_mesh(config, fsdp=fsdp, tensor=axes["tensor"],
+                       context=axes["context"])
+  flags = [f"--topology {name}", "mesh.replica=1", "mesh.data=1",
+           f"mesh.fsdp={fsdp}"]
+  most = max(s.accumulate for s in config.stages)
+  if config.data.rows % (fsdp * most):
+    rows = math.ceil(config.data.rows / (fsdp * most)) * fsdp * most
+    changed = dataclasses.replace(
+        changed, data=dataclasses.replace(config.data, rows=rows))
+    flags.append(f"data.rows={rows}")
+  place = Target(name, count, None, chip, chip.hbm)
+  return (tuple(flags), f"{count} chips of {chip.hbm / 2**30:.0f} GiB",
+          changed, place)
+
+
+def _with_mesh(config: Config, fsdp: int, **others: int) -> Config:
+  return dataclasses.replace(config, mesh=dataclasses.replace(
+      config.mesh, replica=1, data=1, fsdp=fsdp, **others))
+
+
+def _axes(config: Config, count: int) -> dict[str, int]:
+  from align_jax.parallel.mesh import mesh_shape
+
+  return dict(zip(AXES, mesh_shape(config.mesh, count)))
+
+
+def roomier(where: Target) -> Target | None:
+  """As many devices with the most memory, to learn what does not fit."""
+  kind, _ = topology.parse(where.topology)
+  for chip in sorted(CHIPS, key=lambda c: -CHIPS[c].hbm):
+    if kind not in CHIPS or CHIPS[chip].hbm <= CHIPS[kind].hbm:
+      continue
+    for shape in topology.SLICES[chip]:
+      if topology.size(f"{chip}:{shape}") == where.count:
+        return target(f"{chip}:{shape}")
+  return None
+
+
+def buffers_elsewhere(config: Config, stage: StageConfig,
+                      where: Target) -> dict[str, Any]:
+  """The buffers of a stage that its chip refused, from a roomier chip.
+
+  Returns:
+    used_bytes, spare_share (negative) and largest_buffers, and `seen_on`,
+    which chip they were read from; nothing where no chip has room.
+  """
+  import jax
+
+  from align_jax.parallel.mesh import make_mesh
+  from align_jax.plan.stage import judged_memory
+  from align_jax.train.ahead import abstract_stage
+
+  place = roomier(where)
+  if place is None or place.devices is None:
+    return {}
+  mesh = make_mesh(config.mesh, place.devices)
+  step, state, batch, _ = abstract_stage(config, stage, mesh)
+  try:
+    compiled = step.lower(state, batch).compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  except InputError:
+    return {}
+  seen = judged_memory(compiled, place, state, batch)
+  return {"used_bytes": seen["used_bytes"],
+          "spare_share": 1 - seen["used_bytes"] / where.hbm,
+          "largest_buffers": seen["largest_buffers"],
+          "seen_on": place.topology}

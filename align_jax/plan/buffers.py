@@ -1,0 +1,145 @@
+"""The largest things in a device's memory, by name.
+
+Compilers give totals alone. A scheduled program's text says more: every
+value's size, and between which instructions it lives. `live_at_peak` follows
+them, with updates in place and loops that carry their buffers, and so finds
+what lies there when memory is fullest.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+
+from align_jax.plan.hlo import Computation, Op, Program
+
+_RENAMES = {"bitcast", "opt-barrier", "get-tuple-element", "tuple",
+            "copy-done", "all-gather-done", "collective-permute-done",
+            "all-reduce-done", "async-done"}
+_NOTHING = {"constant", "after-all", "partition-id", "replica-id"}
+_SMALL = 2 ** 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+  """Bytes on one device, and what they hold."""
+  name: str
+  shape: str
+  bytes: float
+
+
+def largest(program: Program, state: Any, batch: Any,
+            count: int = 5) -> list[dict[str, Any]]:
+  """The largest buffers of a step, the largest first.
+
+  Args:
+    program: of one device.
+    state: its first argument; shapes with shardings.
+    batch: its second.
+    count: how many.
+  """
+  found = arguments(state, batch) + live_at_peak(program)
+  found.sort(key=lambda b: -b.bytes)
+  return [dataclasses.asdict(b) for b in found[:count]]
+
+
+def arguments(state: Any, batch: Any) -> list[Buffer]:
+  """What lies there all the time."""
+  found = []
+  for tree, kind in ((state.trained, "parameter, trained"),
+                     (state.frozen, "parameter, frozen"),
+                     (state.opt_state, "optimizer"), (batch, "batch")):
+    for path, s in jax.tree_util.tree_leaves_with_path(tree):
+      dims = s.sharding.shard_shape(s.shape)
+      names = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))))
+               for p in path]
+      found.append(Buffer(
+          f"{kind}: {'/'.join(names)}",
+          f"{s.dtype}[{','.join(map(str, dims))}]",
+          float(math.prod(dims) * s.dtype.itemsize)))
+  return found
+
+
+def live_at_peak(program: Program) -> list[Buffer]:
+  """What comes and goes, at the moment when it is most."""
+  return _Lives(program).peak(program.entry)
+
+
+def _total(found: list[Buffer]) -> float:
+  return sum(b.bytes for b in found)
+
+
+class _Lives:
+  """Lives of values, one computation after the other."""
+
+  def __init__(self, program: Program):
+    self.program = program
+    self.known: dict[str, list[Buffer]] = {}
+
+  def peak(self, name: str) -> list[Buffer]:
+    """New buffers that live when a computation needs most."""
+    if name not in self.known:
+      self.known[name] = []  # where a cycle would end
+      self.known[name] = self._run(self.program.computations.get(name, {}))
+    return self.known[name]
+
+  def _run(self, ops: Computation) -> list[Buffer]:
+    leaves = self._leaves(ops)
+    last: dict[int, int] = {}
+    for i, op in enumerate(ops.values()):
+      if op.root:
+        last |= dict.fromkeys(leaves[op.name], len(ops))
+      elif op.opcode not in _RENAMES:
+        for operand in op.operands:
+          for leaf in leaves.get(operand, ()):
+            last[leaf] = max(last.get(leaf, 0), i)
+    alive: dict[int, Buffer] = {}
+    best: list[Buffer] = []
+    for i, op in enumerate(ops.values()):
+      ends = [leaf for leaf in list(alive) if last.get(leaf, -1) <= i]
+      if op.opcode not in _RENAMES | _NOTHING | {"while", "parameter"}:
+        room = [alive[leaf].bytes for leaf in ends]
+        for leaf, s in zip(leaves[op.name], op.shapes):
+          if s.space or s.bytes < _SMALL:
+            continue
+          if s.bytes in room:  # written over what ends here
+            room.remove(s.bytes)
+            ended = next(k for k in ends if alive[k].bytes == s.bytes)
+            ends.remove(ended)
+            del alive[ended]
+          alive[leaf] = Buffer(f"temporary: {op.op_name or op.name}",
+                               f"{s.dtype}[{','.join(map(str, s.dims))}]",
+                               s.bytes)
+      now = [*alive.values(), *self._inside(op)]
+      if _total(now) > _total(best):
+        best = now
+      for leaf in [k for k in alive if last.get(k, -1) <= i]:
+        del alive[leaf]
+    return best
+
+  def _leaves(self, ops: Computation) -> dict[str, list[int]]:
+    """Value -> a number for each array of it; renamed ones keep theirs."""
+    leaves: dict[str, list[int]] = {}
+    count = 0
+    for op in ops.values():
+      given = [leaves.get(n, []) for n in op.operands]
+      if op.opcode == "get-tuple-element":
+        index = int(re.search(r"index=(\d+)", op.attrs)[1])
+        whole = given[0] if given else []
+        leaves[op.name] = (whole[index:index + 1] if len(op.shapes) == 1
+                           else whole)
+      elif op.opcode in _RENAMES or op.opcode == "while":
+        leaves[op.name] = [leaf for one in given for leaf in one]
+      else:
+        leaves[op.name] = list(range(count, count + len(op.shapes)))
+        count += len(op.shapes)
+    return leaves
+
+  def _inside(self, op: Op) -> list[Buffer]:
+    """What a loop's body or a branch needs beside what it is handed."""
+    names = {"while": ("body",), "call": ("to_apply",), "conditional": (
+        "branch_computations", "true_computation", "false_computation")}
+    return max((self.peak(b) for b in op.called(*names.get(op.opcode, ()))),
+               key=_total, default=[])

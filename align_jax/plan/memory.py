@@ -1,0 +1,156 @@
+"""Bytes a device by sizes alone, without compiling.
+
+What lies there all the time follows from shapes and shardings exactly. What
+comes and goes is the most that any of four moments of a step needs:
+
+  head        the tables gathered, logits of one chunk, the head's gradient
+  decoder     one layer's intermediates and gathered weights, and the
+              gradients of the stack so far
+  connector   its intermediates; for ALIGN, V-sized ones
+  tower       as the decoder
+
+beside what was kept for the backward pass (a layer's input under "full").
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from align_jax.build import Parts
+from align_jax.config import Config, StageConfig
+from align_jax.parallel.layout import ROWS
+from align_jax.train.select import base
+from align_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes on one device.
+
+  Attributes:
+    moments: what each moment of a step needs beside the rest, by name;
+      `temporaries` is the largest of them.
+  """
+  parameters: float
+  optimizer: float
+  gradients: float
+  batch: float
+  temporaries: float
+  moments: Mapping[str, float]
+
+  @property
+  def total(self) -> float:
+    return (self.parameters + self.optimizer + self.gradients + self.batch
+            + self.temporaries)
+
+
+def local_bytes(tree: Any) -> float:
+  """Bytes on one device of a tree of shapes with shardings."""
+  return float(sum(
+      math.prod(s.sharding.shard_shape(s.shape)) * s.dtype.itemsize
+      for s in jax.tree.leaves(tree)))
+
+
+def predict(config: Config, stage: StageConfig, parts: Parts,
+            state: TrainState, batch: Any,
+            mesh: Mesh | AbstractMesh) -> Memory:
+  """Bytes a device of one stage's step."""
+  parameters = local_bytes((state.trained, state.frozen))
+  optimizer = local_bytes((state.opt_state, state.step))
+  gradients = local_bytes(state.trained)
+  moments = (_Moments(config, stage, parts, state, dict(mesh.shape)).all()
+             if config.model.kind == "vlm" else {"step": 0.0})
+  return Memory(parameters, optimizer, gradients, local_bytes(batch),
+                max(moments.values()), moments)
+
+
+class _Moments:
+  """What each moment needs; sizes in bytes, of one device."""
+
+  def __init__(self, config: Config, stage: StageConfig, parts: Parts,
+               state: TrainState, axes: Mapping[str, int]):
+    self.config, self.stage, self.parts = config, stage, parts
+    self.axes, self.state = axes, state
+    self.trained = {base(key) for key in state.trained}
+    data = config.data
+    micro = data.rows // stage.accumulate
+    self.rows = micro / math.prod(axes[a] for a in ROWS)
+    self.tokens = self.rows * data.row_length / axes["context"]
+    self.images = micro * data.images_per_row / math.prod(axes.values())
+    self.width = jnp.dtype(config.model.dtype).itemsize
+    self.decoder = parts.model.decoder.config
+    self.tower = parts.model.tower.config
+
+  def all(self) -> dict[str, float]:
+    kept = self._kept_decoder() + self._kept_tower()
+    return {
+        "head": kept + self._head(),
+        "decoder": kept + self._decoder_layer(),
+        "connector": self._kept_tower() + self._connector(),
+        "tower": self._kept_tower() + self._tower_layer(),
+    }
+
+  def _trains(self, part: str) -> bool:
+    return any(path.startswith(part + "/") for path in self.trained)
+
+  def _kept_decoder(self) -> float:
+    """Inputs of layers that the backward pass starts again from."""
+    return self.decoder.layers * self.tokens * self.decoder.width * self.width
+
+  def _kept_tower(self) -> float:
+    if not self._trains("tower"):
+      return 0.0
+    layers = getattr(self.tower, "layers", 1) + 1 + (
+        self.config.model.tower.layer)
+    return (layers * self.images * self.tower.patches * self.tower.width
+            * self.width)
+
+  def _head(self) -> float:
+    """The head gathered, its gradient in f32, logits of one chunk."""
+    v = self.decoder.vocab_size / self.axes["tensor"]
+    d = self.decoder.width
+    labels = self.rows * self.config.data.labels_per_row / (
+        self.axes["context"])
+    logits = min(512, labels) * v * 4
+    head = "decoder/embed_vd" if self.decoder.tied_head else "decoder/head_vd"
+    table = v * d
+    return (table * self.width + 3 * logits
+            + (table * 4 if head in self.trained else 0.0))
+
+  def _decoder_layer(self) -> float:
+    """One layer, forward again and backward."""
+    c, tensor = self.decoder, self.axes["tensor"]
+    heads = c.heads * c.head_width
+    weights = (c.width * (2 * heads + 2 * c.kv_heads * c.head_width)
+               + 3 * c.width * c.mlp_width) / tensor
+    wide = 4 * self.tokens * c.mlp_width / tensor * self.width
+    length = self.config.data.row_length
+    scores = (2 * self.tokens * length * c.heads / tensor * 4)
+    return (2 * weights * self.width + wide + scores
+            + 6 * self.tokens * c.width * self.width)
+
+  def _tower_layer(self) -> float:
+    c = self.tower
+    if not hasattr(c, "mlp_width"):
+      return 0.0
+    n = self.images * c.patches
+    return (n * (4 * c.mlp_width + 8 * c.width) * self.width
+            + 2 * n * c.patches * c.heads * 4)
+
+  def _connector(self) -> float:
+    """Features and tokens; a V-sized intermediate where W2 is V x D."""
+    slots = self.rows * self.config.data.images_per_row
+    count = slots * self.parts.tokens_per_image
+    d = self.decoder.width
+    plain = (slots * self.tower.patches * self.tower.width
+             + 4 * count * d) * self.width
+    if not any(p.endswith("connector/w2_vd")
+               for p in (*self.trained, *self.state.frozen)):
+      return plain
+    v = self.decoder.vocab_size / self.axes["tensor"]
+    return plain + 3 * count * v * 4 + 3 * v * d * self.width

@@ -1,0 +1,91 @@
+"""Programs read back: loops, products, transfers, on text made for it."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from align_jax.plan.hlo import parse, trip_count, walk
+from align_jax.plan.measure import device_groups, measure
+
+# A loop of 5 turns with a product of 2*8*16*16 and a gather that is carried
+# on inside; a batched product written as a convolution, as TPUs do.
+PROGRAM = (Path(__file__).parent / "loop.hlo").read_text()
+
+
+def test_a_loop_counts_every_turn_from_its_first():
+  program = parse(PROGRAM)
+  loop = program.computations["main"]["loop"]
+  assert trip_count(program, loop, program.computations["main"]) == 5
+  dot = next(v for v in walk(program) if v.op.opcode == "dot")
+  assert dot.times == 5 and dot.loops == (5,)
+
+
+def test_products_are_counted_with_their_turns():
+  found = measure(parse(PROGRAM), 16)
+  loop = 5 * 2 * 8 * 16 * 16
+  # Of the 4 x 4 pairs of places only the 4 on the diagonal meet anything.
+  batched = 2 * 4 * 8 * 16 * 32
+  assert found.flops == loop + batched
+  assert found.flops_by_part["decoder"] == loop
+
+
+def test_a_transfer_carried_through_a_loop_is_counted_once():
+  gathers = [c for c in measure(parse(PROGRAM), 16).collectives
+             if c.kind == "all-gather"]
+  assert len(gathers) == 1
+  assert gathers[0].times == 1 and gathers[0].loops == ()
+  assert gathers[0].wire == 16 * 64 * 2 * 15 / 16
+
+
+def test_a_transfer_inside_a_loop_is_counted_every_turn():
+  reduce = next(c for c in measure(parse(PROGRAM), 16).collectives
+                if c.kind == "all-reduce")
+  assert reduce.times == 5 and reduce.loops == (5,)
+  assert reduce.groups.tolist() == [[0, 1], [2, 3]]
+  assert reduce.wire == 2 * 8 * 128_256 * 4 / 2
+
+
+@pytest.mark.parametrize("text, groups", [
+    ("replica_groups={{0,2},{1,3}}", [[0, 2], [1, 3]]),
+    ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+    ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+    ("replica_groups={}", [[0, 1, 2, 3]]),
+    ("source_target_pairs={{0,1},{1,0},{2,3},{3,2}}", [[0, 1]]),
+])
+def test_groups_of_devices_are_read_in_every_spelling(text, groups):
+  assert device_groups(text, 4).tolist() == groups
+
+
+def test_text_that_is_no_program_is_refused():
+  with pytest.raises(ValueError, match="no entry computation"):
+    parse("not a program")
+
+
+def test_a_compiled_scan_counts_as_computed_by_hand():
+  mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), devices=jax.devices()[:8])
+  place = lambda *spec: NamedSharding(mesh, P(*spec))
+
+  def f(w, x):
+    def layer(x, w):
+      return jnp.tanh(x @ w), None
+    y, _ = jax.lax.scan(layer, x, w)
+    return jax.lax.with_sharding_constraint((y * y).sum(0), place())
+
+  compiled = jax.jit(jax.grad(lambda w, x: f(w, x).sum()), in_shardings=(
+      place(None, "fsdp"), place("fsdp"))).lower(
+          jax.ShapeDtypeStruct((7, 32, 32), jnp.float32),
+          jax.ShapeDtypeStruct((64, 32), jnp.float32)).compile()
+  found = measure(parse(compiled.as_text()), 8)
+  # 7 layers, forward and two gradients, of 64 / 4 rows a device; the first
+  # layer's input needs no gradient but a scan computes it all the same.
+  assert found.flops == 7 * 3 * 2 * (64 / 4) * 32 * 32
+  assert found.unknown_loops == 0
+  gathers = sum(c.times for c in found.collectives
+                if c.kind == "all-gather" and np.prod(c.shapes[0].dims) == 1024)
+  assert gathers >= 7
