@@ -60,7 +60,7 @@ def _share(config: Config, stage: str, where: Target) -> float | None:
     _, state, batch, parts = abstract_stage(config, chosen, mesh)
   except ValueError:
     return None
-  memory = predict(config, chosen, parts, state, batch, mesh)
+  memory = predict(config, chosen, parts, state, batch, mesh, where.tiled)
   return memory.total / where.hbm
 
 

@@ -21,6 +21,9 @@ _RENAMES = {"bitcast", "opt-barrier", "get-tuple-element", "tuple",
 _NOTHING = {"constant", "after-all", "partition-id", "replica-id"}
 _SMALL = 2 ** 14
 
+# {0}: (1, {}, ...): the first result is written over the second operand.
+_OVER = re.compile(r"\{(\d*)\}: \((\d+), \{(\d*)\}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
@@ -101,17 +104,19 @@ class _Lives:
       ends = [leaf for leaf in list(alive) if last.get(leaf, -1) <= i]
       if op.opcode not in _RENAMES | _NOTHING | {"while", "parameter"}:
         room = [alive[leaf].bytes for leaf in ends]
+        taken = {leaf for operand in op.operands
+                 for leaf in leaves.get(operand, ())}
         for leaf, s in zip(leaves[op.name], op.shapes):
-          if s.space or s.bytes < _SMALL:
+          if s.space or s.held < _SMALL or leaf in taken:
             continue
-          if s.bytes in room:  # written over what ends here
-            room.remove(s.bytes)
-            ended = next(k for k in ends if alive[k].bytes == s.bytes)
+          if s.held in room:  # written over what ends here
+            room.remove(s.held)
+            ended = next(k for k in ends if alive[k].bytes == s.held)
             ends.remove(ended)
             del alive[ended]
           alive[leaf] = Buffer(f"temporary: {op.op_name or op.name}",
                                f"{s.dtype}[{','.join(map(str, s.dims))}]",
-                               s.bytes)
+                               s.held)
       now = [*alive.values(), *self._inside(op)]
       if _total(now) > _total(best):
         best = now
@@ -133,8 +138,13 @@ class _Lives:
       elif op.opcode in _RENAMES or op.opcode == "while":
         leaves[op.name] = [leaf for one in given for leaf in one]
       else:
-        leaves[op.name] = list(range(count, count + len(op.shapes)))
+        own = list(range(count, count + len(op.shapes)))
         count += len(op.shapes)
+        for place, operand, inner in _OVER.findall(op.attrs):
+          source = given[int(operand)] if int(operand) < len(given) else []
+          if int(inner or 0) < len(source) and int(place or 0) < len(own):
+            own[int(place or 0)] = source[int(inner or 0)]
+        leaves[op.name] = own
     return leaves
 
   def _inside(self, op: Op) -> list[Buffer]:

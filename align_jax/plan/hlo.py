@@ -30,10 +30,12 @@ class Shape:
   Attributes:
     space: of memory; 0 the device's main one, on TPUs 1 is on the chip and 5
       the host's.
+    filled: numbers that it takes room for, with what fills up its tiles.
   """
   dtype: str
   dims: tuple[int, ...]
   space: int = 0
+  filled: int = 0
 
   @property
   def size(self) -> int:
@@ -41,8 +43,16 @@ class Shape:
 
   @property
   def bytes(self) -> float:
-    width = _BYTES.get(self.dtype, 1 if self.dtype.startswith("f8") else 0)
-    return self.size * width
+    return self.size * self._width
+
+  @property
+  def held(self) -> float:
+    """Bytes of memory that it takes up."""
+    return max(self.filled, self.size) * self._width
+
+  @property
+  def _width(self) -> float:
+    return _BYTES.get(self.dtype, 1 if self.dtype.startswith("f8") else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +170,22 @@ def _balanced(text: str) -> int:
 
 def _shape(dtype: str, dims: str, layout: str | None) -> Shape:
   space = re.search(r"S\((\d+)\)", layout or "")
-  return Shape(dtype, tuple(map(int, filter(None, dims.split(",")))),
-               int(space[1]) if space else 0)
+  sizes = tuple(map(int, filter(None, dims.split(","))))
+  return Shape(dtype, sizes, int(space[1]) if space else 0,
+               _filled(sizes, layout or ""))
+
+
+def _filled(sizes: tuple[int, ...], layout: str) -> int:
+  """Numbers in an array whose fastest axes are cut into tiles."""
+  order, _, tiles = layout.partition(":")
+  tile = re.match(r"T\(([\d,]+)\)", tiles)
+  if not tile or not order:
+    return 0
+  filled = list(sizes)
+  for axis, width in zip(map(int, order.split(",")),
+                         reversed([int(n) for n in tile[1].split(",")])):
+    filled[axis] = -(-filled[axis] // width) * width
+  return math.prod(filled)
 
 
 def walk(program: Program) -> Iterator[Visit]:
@@ -216,8 +240,9 @@ def trip_count(program: Program, op: Op,
                inside: Computation) -> int | None:
   """Turns of a while loop; None where the program does not tell.
 
-  As the compiler noted it, or from a condition that compares a counter which
-  starts at a constant and grows by one with a constant.
+  As the compiler noted it, or from a condition that compares a counter with a
+  constant. The counter starts at a constant; a loop that was unrolled grows
+  it by more than one.
   """
   noted = re.search(r'known_trip_count\\?":\{\\?"n\\?":\\?"(\d+)', op.attrs)
   if noted:
@@ -237,12 +262,16 @@ def trip_count(program: Program, op: Op,
                   if _constant(condition.get(n)) is not None), None)
   if compare is None or compare.opcode != "compare" or limit is None:
     return None
-  start = _start(op, condition, root, inside)
+  index = _counter(condition, root)
+  start = _start(op, index, inside)
   if start is None:
     return None
-  if "direction=LT" in compare.attrs:
-    return max(limit - start, 0)
-  return max(limit - start + 1, 0) if "direction=LE" in compare.attrs else None
+  turns = limit - start
+  if "direction=LE" in compare.attrs:
+    turns += 1
+  elif "direction=LT" not in compare.attrs:
+    return None
+  return max(-(-turns // _step(program, op, index)), 0)
 
 
 def _constant(op: Op | None) -> int | None:
@@ -252,18 +281,47 @@ def _constant(op: Op | None) -> int | None:
   return int(value[1]) if value else None
 
 
-def _start(op: Op, condition: Computation, root: Op,
-           inside: Computation) -> int | None:
-  """The counter's first value, through the loop's initial tuple."""
+def _counter(condition: Computation, root: Op) -> int | None:
+  """The counter's place in the tuple that a loop carries."""
   for name in root.operands:
     element = condition.get(name)
     if element is not None and element.opcode == "get-tuple-element":
-      index = int(re.search(r"index=(\d+)", element.attrs)[1])
-      initial = inside.get(op.operands[0]) if op.operands else None
-      if initial is None or initial.opcode != "tuple":
-        return None
-      first = inside.get(initial.operands[index])
-      while first is not None and first.opcode in ("copy", "bitcast"):
-        first = inside.get(first.operands[0])
-      return _constant(first)
+      return _index(element)
   return None
+
+
+def _index(element: Op) -> int:
+  return int(re.search(r"index=(\d+)", element.attrs)[1])
+
+
+def _start(op: Op, index: int | None, inside: Computation) -> int | None:
+  """The counter's first value, through the loop's initial tuple."""
+  initial = inside.get(op.operands[0]) if op.operands else None
+  if index is None or initial is None or initial.opcode != "tuple":
+    return None
+  first = inside.get(initial.operands[index])
+  while first is not None and first.opcode in ("copy", "bitcast"):
+    first = inside.get(first.operands[0])
+  return _constant(first)
+
+
+def _step(program: Program, op: Op, index: int) -> int:
+  """By how much a turn grows the counter; 1 where that is not seen."""
+  body = program.computations.get((op.called("body") or [""])[0], {})
+  root = next((o for o in body.values() if o.root), None)
+  if root is None or root.opcode != "tuple":
+    return 1
+  grown, inside = body.get(root.operands[index]), body
+  while grown is not None and grown.opcode in ("copy", "bitcast"):
+    grown = inside.get(grown.operands[0])
+  if grown is not None and grown.opcode == "fusion":
+    given = [_constant(inside.get(n)) for n in grown.operands]
+    inside = program.computations.get((grown.called("calls") or [""])[0], {})
+    grown = next((o for o in inside.values() if o.root), None)
+    steps = [c for c in given if c]
+    if steps and grown is not None and grown.opcode == "add":
+      return steps[0]
+  if grown is None or grown.opcode != "add":
+    return 1
+  steps = [c for n in grown.operands if (c := _constant(inside.get(n)))]
+  return steps[0] if steps else 1

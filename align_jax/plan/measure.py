@@ -120,12 +120,11 @@ def measure(program: Program, devices: int) -> Measured:
 
 def part_of(op_name: str) -> str:
   """tower, connector, decoder, head or other, from a name's path."""
-  names = re.split(r"[/().]+", op_name)
-  for name in reversed(names):
+  if "objective." in op_name:
+    return "head"
+  for name in reversed(re.split(r"[/().]+", op_name)):
     if name in ("tower", "connector", "decoder", "text"):
       return name
-  if re.search(r"shard_map|_loss|next_token|objective", op_name):
-    return "head"
   return "other"
 
 
@@ -227,9 +226,8 @@ def declared_cost(op: Op, inside: Computation) -> float | None:
 def _harmless(op: Op) -> bool:
   """Custom calls that multiply nothing."""
   return bool(re.search(
-      r"Sharding|AllocateBuffer|TopK|Rng|AssumeGather|MoveTo|annotate|"
-      r"SliceToDynamic|PadToStatic|ConcatBitcast|Sort|Allocate|"
-      r"xla\.|ProfileStart|ProfileEnd", target(op)))
+      r"Sharding|Allocate|TopK|Rng|Gather|MoveTo|annotate|Async|Pad|"
+      r"SliceToDynamic|ConcatBitcast|Sort|Profile", target(op)))
 
 
 def _collective(op: Op, inside: Computation, kind: str, visit: Visit,

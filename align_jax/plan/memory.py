@@ -49,23 +49,40 @@ class Memory:
             + self.temporaries)
 
 
-def local_bytes(tree: Any) -> float:
-  """Bytes on one device of a tree of shapes with shardings."""
+def local_bytes(tree: Any, tiled: bool = False) -> float:
+  """Bytes on one device of a tree of shapes with shardings.
+
+  Args:
+    tree: of ShapeDtypeStructs.
+    tiled: as TPUs lay arrays out, in tiles of 8 x 128: two axes, those that
+      lose least, are filled up to multiples of these.
+  """
   return float(sum(
-      math.prod(s.sharding.shard_shape(s.shape)) * s.dtype.itemsize
+      _filled(s.sharding.shard_shape(s.shape), tiled) * s.dtype.itemsize
       for s in jax.tree.leaves(tree)))
 
 
+def _filled(dims: tuple[int, ...], tiled: bool) -> int:
+  """Numbers that an array takes room for."""
+  if not tiled or len(dims) < 2:
+    return math.prod(dims)
+  up = lambda n, to: -(-n // to) * to / n
+  return round(math.prod(dims) * min(
+      up(dims[i], 128) * up(dims[j], 8)
+      for i in range(len(dims)) for j in range(len(dims)) if i != j))
+
+
 def predict(config: Config, stage: StageConfig, parts: Parts,
-            state: TrainState, batch: Any,
-            mesh: Mesh | AbstractMesh) -> Memory:
-  """Bytes a device of one stage's step."""
-  parameters = local_bytes((state.trained, state.frozen))
-  optimizer = local_bytes((state.opt_state, state.step))
-  gradients = local_bytes(state.trained)
+            state: TrainState, batch: Any, mesh: Mesh | AbstractMesh,
+            tiled: bool = False) -> Memory:
+  """Bytes a device of one stage's step; `tiled` as in `local_bytes`."""
+  parameters = local_bytes((state.trained, state.frozen), tiled)
+  optimizer = local_bytes((state.opt_state, state.step), tiled)
+  gradients = local_bytes(state.trained, tiled)
   moments = (_Moments(config, stage, parts, state, dict(mesh.shape)).all()
              if config.model.kind == "vlm" else {"step": 0.0})
-  return Memory(parameters, optimizer, gradients, local_bytes(batch),
+  return Memory(parameters, optimizer, gradients,
+                local_bytes(batch, tiled),
                 max(moments.values()), moments)
 
 

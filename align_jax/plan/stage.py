@@ -47,6 +47,11 @@ class Target:
   chip: Chip | None
   hbm: float
 
+  @property
+  def tiled(self) -> bool:
+    """Whether matrices lie in tiles, as in a TPU's memory."""
+    return self.chip is not None and self.chip.torus > 0
+
 
 def target(name: str, mesh: Any = None) -> Target:
   """The devices of a topology and their facts.
@@ -122,7 +127,7 @@ def predicted(config: Config, stage: StageConfig, where: Target,
   shapes = all_shapes(config, parts, mesh)
   costs = cost.step_cost(config, stage, parts, shapes, state.trained)
   whole = cost.total(costs)
-  memory = predict(config, stage, parts, state, batch, mesh)
+  memory = predict(config, stage, parts, state, batch, mesh, where.tiled)
   table = rules.table(shapes, mesh)
   data, chip = config.data, where.chip
   analytic = ((whole.model + whole.recomputed + whole.masked) / where.count

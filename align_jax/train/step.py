@@ -67,7 +67,8 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     means = {}
     for kind, (objective, _) in objectives.items():
       rng = row_keys(seed, step, kind, rows)
-      means[kind] = objective(outputs, batch, rng, layout) / totals[kind]
+      with jax.named_scope(f"objective.{kind}"):  # so that plans can tell
+        means[kind] = objective(outputs, batch, rng, layout) / totals[kind]
     return sum(objectives[k][1] * m for k, m in means.items()), means
 
   def train_step(state: TrainState,

@@ -62,7 +62,7 @@ def test_siglip_and_llama_3b_with_mlp_as_counted_by_hand():
            + 4 * 1152)                       # two norms, scale and bias
   tower = (14 * 14 * 3 * 1152 + 1152         # patches with bias
            + 729 * 1152 + 27 * layer + 2 * 1152)
-  assert _count(shapes, "tower/") == tower == 412_442_352
+  assert _count(shapes, "tower/") == tower == 412_987_248
   # Llama-3.2-3B: 28 layers of D = 3072, 24 heads and 8 for keys, of 128.
   layer = (3072 * 3072 + 2 * 3072 * 1024 + 3072 * 3072
            + 3 * 3072 * 8192 + 2 * 3072)
@@ -203,4 +203,4 @@ def test_upper_half_trained_costs_gradients_of_the_upper_half_alone():
   # Forward of both layers, gradients of the second alone.
   assert half["decoder"].model == pytest.approx(
       whole["decoder"].model / 3 * (1 + 2 * 0.5))
-  assert half["tower"].model < whole["tower"].model / 2.9
+  assert half["tower"].model < whole["tower"].model / 2.5

@@ -9,6 +9,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from align_jax.config import MeshConfig
+from align_jax.parallel.mesh import make_mesh
 from align_jax.plan.hlo import parse, trip_count, walk
 from align_jax.plan.measure import device_groups, measure
 
@@ -68,14 +70,16 @@ def test_text_that_is_no_program_is_refused():
 
 
 def test_a_compiled_scan_counts_as_computed_by_hand():
-  mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), devices=jax.devices()[:8])
+  mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
   place = lambda *spec: NamedSharding(mesh, P(*spec))
 
   def f(w, x):
     def layer(x, w):
-      return jnp.tanh(x @ w), None
+      w = jax.lax.with_sharding_constraint(w, place())  # gathered
+      x = jnp.tanh(x @ w)
+      return jax.lax.with_sharding_constraint(x, place("fsdp")), None
     y, _ = jax.lax.scan(layer, x, w)
-    return jax.lax.with_sharding_constraint((y * y).sum(0), place())
+    return (y * y).sum(0)
 
   compiled = jax.jit(jax.grad(lambda w, x: f(w, x).sum()), in_shardings=(
       place(None, "fsdp"), place("fsdp"))).lower(
