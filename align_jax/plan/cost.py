@@ -221,24 +221,22 @@ def training_cost(products: Mapping[str, list[Product]],
       started = needs or own or trains.layer(part, p.layer)
       if started:
         again += p.again
-        if p.layer is not None and last[p.layer] != i and recomputes(
-            remat, p):
-          again += p.flops
-          masked += p.masked
+        # The last product of a layer is never needed again: nothing follows.
+        if p.layer is not None and last[p.layer] != i:
+          share = RECOMPUTED[remat][not p.param]
+          again += p.flops * share
+          masked += p.masked * share
       needs = needs or own
     costs[part] = Cost(model, again, masked)
   return costs
 
 
-def recomputes(remat: str, product: Product) -> bool:
-  """Whether the backward pass of a layer computes this product again.
-
-  The last product of a layer is never needed again: nothing comes after it.
-
-  Raises:
-    KeyError: a policy that was not declared here.
-  """
-  return {"none": False, "full": True, "dots": not product.param}[remat]
+# What a policy computes again of a layer, as shares: of the products with a
+# parameter, and of attention's two. Where what attention gives is kept, its
+# scores alone, one of the two, are computed again.
+RECOMPUTED: dict[str, tuple[float, float]] = {
+    "none": (0.0, 0.0), "full": (1.0, 1.0), "offload": (1.0, 1.0),
+    "attention": (1.0, 0.5), "dots": (0.0, 0.5)}
 
 
 class _Trained:

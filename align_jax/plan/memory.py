@@ -116,16 +116,36 @@ class _Moments:
     return any(path.startswith(part + "/") for path in self.trained)
 
   def _kept_decoder(self) -> float:
-    """Inputs of layers that the backward pass starts again from."""
-    return self.decoder.layers * self.tokens * self.decoder.width * self.width
+    """What the backward pass of the decoder starts again from."""
+    c = self.decoder
+    heads, groups = c.heads * c.head_width, c.kv_heads * c.head_width
+    tensor = self.axes["tensor"]
+    return c.layers * self.tokens * self.width * self._kept(
+        c.width, heads / tensor, (heads + 2 * groups + 2 * c.mlp_width)
+        / tensor, c.heads / tensor * self.config.data.row_length)
 
   def _kept_tower(self) -> float:
-    if not self._trains("tower"):
+    c = self.tower
+    if not self._trains("tower") or not hasattr(c, "mlp_width"):
       return 0.0
-    layers = getattr(self.tower, "layers", 1) + 1 + (
-        self.config.model.tower.layer)
-    return (layers * self.images * self.tower.patches * self.tower.width
-            * self.width)
+    layers = c.layers + 1 + self.config.model.tower.layer
+    return layers * self.images * c.patches * self.width * self._kept(
+        c.width, c.width, 3 * c.width + c.mlp_width, c.heads * c.patches)
+
+  def _kept(self, width: float, attention: float, others: float,
+            scores: float) -> float:
+    """Numbers a token that a layer keeps.
+
+    Args:
+      width: of the residual stream.
+      attention: of what attention gives.
+      others: of the results of the other products inside the layer.
+      scores: of attention's square.
+    """
+    return {"full": width, "offload": 0.0, "attention": width + attention,
+            "dots": 3 * width + attention + others,
+            "none": 6 * width + attention + 2 * others + 2 * scores,
+            }[self.config.model.remat]
 
   def _head(self) -> float:
     """The head gathered, its gradient in f32, logits of one chunk."""
