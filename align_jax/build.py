@@ -110,7 +110,8 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
                    class_token=config.tower.class_token, **shared),
         kind(dim_out=decoder.width, vocab_size=decoder.vocab_size, **shared,
              **options),
-        decoder.make(remat=config.remat, **shared), layout)
+        decoder.make(remat=config.remat, **shared), layout,
+        tuple(config.scalars.items()))
 
   copies = {
       f"connector/{own}": "decoder/" + (

@@ -57,12 +57,17 @@ class ConnectorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """kind: "vlm" (tower, connector, decoder) or "clip" (tower, text)."""
+  """kind: "vlm" (tower, connector, decoder) or "clip" (tower, text).
+
+  `scalars` are numbers that objectives read and a stage may train, by name,
+  with what they start at: {"sea_log_scale": 0.0}.
+  """
   kind: str = "vlm"
   tower: PartConfig = PartConfig()
   connector: ConnectorConfig = ConnectorConfig()
   decoder: PartConfig = PartConfig()
   text: PartConfig = PartConfig()
+  scalars: dict[str, float] = dataclasses.field(default_factory=dict)
   dtype: str = "bfloat16"
   frozen_dtype: str = "bfloat16"
   remat: str = "full"
@@ -123,7 +128,8 @@ class StageConfig:
     train: path pattern -> peak learning rate; what no pattern names is
       frozen. Patterns are globs over paths such as `connector/*`; a stack may
       be cut by layer, `tower/layers[-1]/*`.
-    objectives: registered objective -> weight.
+    objectives: registered objective -> weight; their options are the run's
+      `objective_options`.
     data: source name -> mixture weight.
     accumulate: microbatches a step.
     schedule: "cosine", "linear" or "constant", after `warmup` steps (a share
@@ -177,6 +183,8 @@ class Config:
   mesh: MeshConfig = MeshConfig()
   eval: EvalConfig = EvalConfig()
   plan: PlanConfig = PlanConfig()
+  objective_options: dict[str, dict[str, Any]] = dataclasses.field(
+      default_factory=dict)
   seed: int = 0
   imports: tuple[str, ...] = ()
   log_every: int = 10

@@ -207,7 +207,15 @@ def _names(config: Config) -> Iterator[str]:
                          f"data.sources.{name}.options.source")
   for where, stage in _stages(config):
     for name in stage.objectives:
-      yield from _registered(OBJECTIVES, name, None, f"{where}.objectives")
+      yield from _registered(
+          OBJECTIVES, name, config.objective_options.get(name, {}),
+          f"{where}.objectives", given=("config",),
+          at=f"objective_options.{name}")
+  used = {name for _, stage in _stages(config) for name in stage.objectives}
+  for name in config.objective_options:
+    if name not in used:
+      yield (f"objective_options.{name}: no stage has this objective"
+             f"{nearest(name, used)}")
   if config.eval.task:
     from align_jax.evals.tasks import TASKS
     yield from _registered(TASKS, config.eval.task, config.eval.options,
@@ -291,8 +299,13 @@ def _sizes(make: Any, given: Mapping[str, Any], where: str,
 
 def _registered(registry: Registry, name: str,
                 options: Mapping[str, Any] | None, where: str,
-                field: str = "", given: Iterable[str] = ()) -> Iterator[str]:
-  """Faults in a name and, unless they are None, in its options."""
+                field: str = "", given: Iterable[str] = (),
+                at: str = "") -> Iterator[str]:
+  """Faults in a name and, unless they are None, in its options.
+
+  These stand in the config at `at`, or else at "{where}.options".
+  """
+  at = at or f"{where}.options"
   if name not in registry:
     yield (f"{where}{'.' + field if field else ''}: unknown {registry.kind} "
            f"{name!r}{nearest(name, registry.names())} "
@@ -302,13 +315,13 @@ def _registered(registry: Registry, name: str,
     named = {n: p for n, p in parameters.items()
              if n not in given and p.kind is not p.VAR_KEYWORD}
     allowed = list(named)
-    yield from (f"{where}.options.{n}: missing" for n, p in named.items()
+    yield from (f"{at}.{n}: missing" for n, p in named.items()
                 if p.default is p.empty and n not in options)
     if len(named) < len(parameters.keys() - set(given)):
       return  # it takes any option
     for option in options:
       if option not in allowed:
-        yield (f"{where}.options.{option}: unknown option of {registry.kind} "
+        yield (f"{at}.{option}: unknown option of {registry.kind} "
                f"{name!r}{nearest(option, allowed)} "
                f"(known: {', '.join(allowed) or 'none'})")
 
@@ -367,7 +380,7 @@ def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
            "- and _")
   if not stage.train:
     yield f"{where}.train: names no parameter"
-  modules = MODULES[config.model.kind]
+  modules = (*MODULES[config.model.kind], *config.model.scalars)
   for pattern, rate in stage.train.items():
     first = pattern.split("/")[0]
     if not any(fnmatch.fnmatchcase(m, first) for m in modules):

@@ -28,11 +28,13 @@ class VLM(nn.Module):
     connector: see connectors/protocol.py.
     decoder: see decoders/transformer.py.
     layout: where activations live.
+    scalars: learnt numbers that objectives read: (name, what it starts at).
   """
   tower: nn.Module
   connector: nn.Module
   decoder: nn.Module
   layout: Layout = Layout()
+  scalars: tuple[tuple[str, float], ...] = ()
 
   def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
     """The training pass.
@@ -41,8 +43,9 @@ class VLM(nn.Module):
       batch: as in data/batch.py.
 
     Returns:
-      hidden f[B,L,D] after the final norm; head_vd f[V,D]; visual_tokens
-      f[B,N,T,D]; connector_aux, what the connector reports.
+      hidden f[B,L,D] after the final norm; head_vd and embed_vd f[V,D];
+      visual_tokens f[B,N,T,D]; connector_aux, what the connector reports;
+      scalars, by name, f32[].
     """
     visual = self.encode_images(batch)
     x = self.embed(batch["tokens"], batch["visual_index"], visual)
@@ -50,6 +53,9 @@ class VLM(nn.Module):
     return {
         "hidden": hidden,
         "head_vd": self.decoder.head_vd(),
+        "embed_vd": self.decoder.embed_vd(),
+        "scalars": {name: self.param(name, nn.initializers.constant(start),
+                                     ()) for name, start in self.scalars},
         "visual_tokens": visual.tokens,
         "connector_aux": visual.aux,
     }

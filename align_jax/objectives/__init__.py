@@ -1,6 +1,7 @@
 """Objectives: what a stage trains for.
 
-An objective is a class, made with the run's `Config`:
+An objective is a class, made with the run's `Config` and with its options,
+`config.objective_options[name]`:
 
   coupled                       class attribute: whether one sample's loss
                                 depends on others of the batch; such a loss
@@ -13,15 +14,25 @@ An objective is a class, made with the run's `Config`:
                                 connectors/protocol.py)
   products(config, decoder)     class method, if it wants to say itself what it
                                 multiplies for one row (ops/cost.py)
-  weight(batch) -> f32[]        how much this batch counts, from it alone
+  weight(batch, rng, layout)    -> f32[], how much this batch counts, from it
+                                and the draws alone
   (outputs, batch, rng, layout) -> f32[]    the sum, never a mean
 
 The step divides the sum by the weight of the whole global batch.
 """
 
+from typing import Any
+
+from align_jax.config import Config
 from align_jax.registry import Registry
 
 OBJECTIVES = Registry("objective", {
     "next_token": "align_jax.objectives.next_token:NextToken",
     "contrastive": "align_jax.objectives.contrastive:Contrastive",
+    "sea": "align_jax.objectives.sea:Sea",
 })
+
+
+def make_objective(name: str, config: Config) -> Any:
+  """The objective of that name, with the options that the run gives it."""
+  return OBJECTIVES.get(name)(config, **config.objective_options.get(name, {}))

@@ -45,8 +45,11 @@ class Contrastive:
   def __init__(self, config: Config | None = None):
     del config  # has no options
 
-  def weight(self, batch: dict[str, jax.Array]) -> jax.Array:
-    """f32[]: the rows that take part."""
+  def weight(self, batch: dict[str, jax.Array],
+             rng: jax.Array | None = None,
+             layout: Layout | None = None) -> jax.Array:
+    """f32[]: the rows that take part; it draws nothing."""
+    del rng, layout
     return valid_rows(batch).sum().astype(jnp.float32)
 
   def __call__(self, outputs: dict[str, jax.Array],

@@ -38,8 +38,11 @@ class NextToken:
     return [Product(2.0 * labels * decoder.width * decoder.vocab_size,
                     f"/decoder/{head}")]
 
-  def weight(self, batch: dict[str, Any]) -> jax.Array:
-    """The batch's total weight, from the batch alone."""
+  def weight(self, batch: dict[str, Any],
+             rng: jax.Array | None = None,
+             layout: Layout | None = None) -> jax.Array:
+    """The batch's total weight, f32[]; it draws nothing."""
+    del rng, layout
     return batch["loss_weights"].sum()
 
   def __call__(self, outputs: dict[str, Any], batch: dict[str, Any],

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from align_jax.build import Parts, build, param_shapes
 from align_jax.config import Config, StageConfig
 from align_jax.data.batch import batch_sharding, batch_spec
-from align_jax.objectives import OBJECTIVES
+from align_jax.objectives import make_objective
 from align_jax.parallel.layout import Layout
 from align_jax.train.job import declared
 from align_jax.train.optimizer import make_optimizer, schedule
@@ -39,7 +39,7 @@ def abstract_stage(config: Config, stage: StageConfig, mesh: Mesh,
   frozen = {path: s for path, s in shapes.items() if path not in trained}
   tx = make_optimizer(stage, rates)
   state = abstract_state(trained, frozen, tx, mesh)
-  objectives = {name: (OBJECTIVES.get(name)(config), weight)
+  objectives = {name: (make_objective(name, config), weight)
                 for name, weight in stage.objectives.items()}
   step = make_step(parts.model, objectives, tx, schedule(stage), state, layout,
                    accumulate=stage.accumulate, seed=config.seed)

@@ -78,7 +78,7 @@ def assemble(config: Config, workdir: Path) -> Job:
   from align_jax.data.images import ImageReader
   from align_jax.data.pipeline import Pipeline
   from align_jax.data.render import Renderer
-  from align_jax.objectives import OBJECTIVES
+  from align_jax.objectives import make_objective
   from align_jax.parallel.mesh import make_mesh
 
   mesh = make_mesh(config.mesh)
@@ -107,5 +107,5 @@ def assemble(config: Config, workdir: Path) -> Job:
       init=lambda: build.init_params(parts, mesh, patterns,
                                      jax.random.key(config.seed)),
       batches=stage_batches,
-      objective=lambda name: OBJECTIVES.get(name)(config),
+      objective=lambda name: make_objective(name, config),
       place=lambda batch: batches.place(batch, mesh))

@@ -73,9 +73,11 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
 
   def train_step(state: TrainState,
                  batch: Batch) -> tuple[TrainState, Metrics]:
-    totals = {k: jnp.maximum(o.weight(batch), 1e-6)
-              for k, (o, _) in objectives.items()}
     count = batch["tokens"].shape[0]
+    totals = {
+        k: jnp.maximum(o.weight(batch, row_keys(
+            seed, state.step, k, jnp.arange(count)), layout), 1e-6)
+        for k, (o, _) in objectives.items()}
     micro = jax.tree.map(lambda x: split_rows(x, accumulate, mesh),
                          {"batch": batch, "rows": jnp.arange(count)})
     grad_of = jax.value_and_grad(loss_of, has_aux=True)

@@ -57,7 +57,9 @@ class Scored(NextToken):
   def extras(cls, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     return {"score": field(config)}
 
-  def weight(self, batch: dict[str, Any]) -> jax.Array:
+  def weight(self, batch: dict[str, Any],
+             rng: jax.Array | None = None,
+             layout: Any = None) -> jax.Array:
     return jnp.float32(1)
 
   def __call__(self, outputs: dict[str, Any], batch: dict[str, Any],

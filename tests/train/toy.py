@@ -76,7 +76,9 @@ class CrossEntropy:
   def __init__(self, config: Any = None):
     del config
 
-  def weight(self, batch: dict[str, Any]) -> jax.Array:
+  def weight(self, batch: dict[str, Any],
+             rng: jax.Array | None = None,
+             layout: Layout | None = None) -> jax.Array:
     return batch["loss_weights"].sum()
 
   def __call__(self, outputs: dict[str, Any], batch: dict[str, Any],

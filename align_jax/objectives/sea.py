@@ -1,0 +1,131 @@
+"""SEA: visual tokens are pulled toward the words their patches show.
+
+Source: 2408.11813, section 3.2. In each step one word of each labelled patch
+is drawn by score, one patch of each window, and one visual token of each word;
+for the N pairs left over the global batch
+
+  L_a = sum_i 1/2 (ce of x_i against all t + ce of t_i against all x)
+
+with x_i the connector's output, t_i the mean of the word's sub-word embeddings
+in the LLM (a constant), and cosines over a temperature (eq 10 and 11).
+
+What the paper leaves open, and what stands here:
+  the weight lambda     not given; the stage's `objectives: {"sea": ...}`
+  the temperature       "learnable" and "tau = 0": a log scale that starts at
+                        0 is the one reading under which both make sense
+  scope of a batch      not given: "global" or "per_device"
+  leading space         not given: `lead`
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from align_jax.build import build
+from align_jax.config import Config
+from align_jax.errors import InputError
+from align_jax.objectives import patch_labels
+from align_jax.objectives.words import (
+  read_words,
+  word_embeddings,
+  word_tokens,
+)
+from align_jax.ops.info_nce import info_nce
+from align_jax.parallel.layout import ROWS, Layout
+
+MAX_LOG_SCALE = 4.6052  # of 100, as CLIP's
+SCALAR = "sea_log_scale"
+SCOPES = ("global", "per_device")
+
+
+class Sea:
+  """Symmetric InfoNCE between visual tokens and words.
+
+  Options:
+    words: file of the word list that the labels were made with.
+    images: I, the most images of a sample whose labels are used.
+    n: labels of a patch.
+    window: k, one token of each k x k is used.
+    log_scale: log of one over the temperature, where it is fixed; None for
+      the learnt `model.scalars.sea_log_scale`.
+    scope: "global", pairs of the whole batch are each other's negatives and
+      a word is used once; "per_device", those of one row shard.
+    lead: what stands before a word when it is cut into sub-words.
+  """
+
+  coupled = True
+  model = "vlm"
+
+  def __init__(self, config: Config, words: str, images: int = 1,
+               n: int = 10, window: int = 2, log_scale: float | None = None,
+               scope: str = "global", lead: str = " "):
+    if scope not in SCOPES:
+      raise InputError(f"objective_options.sea.scope: {scope!r} is none of "
+                       f"{', '.join(SCOPES)}")
+    if log_scale is None and SCALAR not in config.model.scalars:
+      raise InputError(
+          "objective_options.sea: the temperature is learnt, so it needs "
+          f"model.scalars = {{{SCALAR!r}: 0.0}} and a rate in a stage's "
+          f"`train`; or fix it with objective_options.sea.log_scale")
+    self.window, self.scope, self.log_scale = window, scope, log_scale
+    parts = build(config.model)
+    self.tokens = parts.tokens_per_image
+    try:
+      patch_labels.check_grid(parts.model.tower.config.patches, self.tokens)
+    except ValueError as error:
+      raise InputError(f"objective sea with connector "
+                       f"{config.model.connector.kind!r}: {error}") from error
+    self.table_qm = word_tokens(read_words(words), parts.tokenizer, lead)
+
+  @classmethod
+  def extras(cls, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """`sea_words` i32 and `sea_scores` f32, [B,S,I,P,n], S = N."""
+    options = config.objective_options.get("sea", {})
+    shape = (config.data.rows, max(config.data.images_per_row, 1),
+             options.get("images", 1),
+             build(config.model).model.tower.config.patches,
+             options.get("n", 10))
+    words, scores = patch_labels.FIELDS
+    return {words: jax.ShapeDtypeStruct(shape, jnp.int32),
+            scores: jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+  def pairs(self, batch: dict[str, Any], rng: jax.Array,
+            layout: Layout) -> patch_labels.Pairs:
+    """The step's pairs, [B,R]."""
+    draw, unique = jnp.moveaxis(
+        jax.vmap(lambda key: jax.random.split(key, 2))(rng), 1, 0)
+    words, scores = patch_labels.of_slots(
+        batch["extras"], batch["image_segment_ids"])
+    found = patch_labels.draw(draw, words, scores, self.tokens, self.window)
+    groups = layout.shards(ROWS) if self.scope == "per_device" else 1
+    return patch_labels.first_of_each(unique, found, groups)
+
+  def weight(self, batch: dict[str, Any], rng: jax.Array,
+             layout: Layout = Layout()) -> jax.Array:
+    """N, the pairs of this step, f32[]."""
+    return self.pairs(batch, rng, layout).keep.sum().astype(jnp.float32)
+
+  def __call__(self, outputs: dict[str, Any], batch: dict[str, Any],
+               rng: jax.Array, layout: Layout) -> jax.Array:
+    """The loss summed over the pairs, f32[]."""
+    token, word, keep = self.pairs(batch, rng, layout)
+    visual = outputs["visual_tokens"]
+    b, d = visual.shape[0], visual.shape[-1]
+    x = jnp.take_along_axis(
+        visual.reshape(b, -1, d), token[..., None], axis=1)
+    t = word_embeddings(outputs["embed_vd"], self.table_qm,
+                        jnp.maximum(word, 0), layout)
+    scale = outputs["scalars"][SCALAR] if self.log_scale is None else (
+        jnp.float32(self.log_scale))
+    return info_nce(
+        unit(x).reshape(-1, d), unit(t).reshape(-1, d), keep.reshape(-1),
+        jnp.exp(jnp.minimum(scale, MAX_LOG_SCALE)), layout=layout,
+        alone=self.scope == "per_device")
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Each vector at length one, in f32; a zero stays zero."""
+  x = x.astype(jnp.float32)
+  square = jnp.square(x).sum(-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

@@ -1,0 +1,91 @@
+"""A word list in an LLM's tokens, and what its words mean to that LLM."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax.errors import InputError
+from align_jax.ops.embed_lookup import embed_lookup
+from align_jax.parallel.layout import Layout
+
+
+def read_words(path: str | Path) -> list[str]:
+  """A word list: UTF-8, one word or phrase a line, in order.
+
+  Raises:
+    InputError: no such file, an empty list, an empty line or a word twice;
+      all faults together.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise InputError(f"no word list {path}")
+  words = path.read_text(encoding="utf-8").splitlines()
+  seen: dict[str, int] = {}
+  faults = []
+  for line, word in enumerate(words, 1):
+    if not word.strip():
+      faults.append(f"{path}:{line}: empty")
+    elif seen.setdefault(word, line) != line:
+      faults.append(f"{path}:{line}: {word!r} is on line {seen[word]} too")
+  if not words:
+    faults.append(f"{path}: the word list is empty")
+  if faults:
+    more = len(faults) - 20
+    raise InputError("\n".join(
+        faults[:20] + ([f"... and {more} more"] if more > 0 else [])))
+  return words
+
+
+def word_tokens(words: Sequence[str], tokenizer: Any,
+                lead: str = " ") -> np.ndarray:
+  """The sub-words of each word, i32[Q,M], -1 where a word has fewer.
+
+  Args:
+    words: Q of them.
+    tokenizer: of the LLM.
+    lead: what stands before a word; " " gives the tokens that it has inside
+      a sentence, "" those at the start of one.
+
+  Raises:
+    InputError: words that the tokenizer turns into nothing; all listed.
+  """
+  found = [tokenizer(lead + word, add_special_tokens=False)["input_ids"]
+           for word in words]
+  empty = [word for word, ids in zip(words, found) if not ids]
+  if empty:
+    raise InputError(
+        f"{len(empty)} words have no tokens in this LLM's vocabulary: "
+        f"{', '.join(map(repr, empty[:10]))}{' ...' if empty[10:] else ''}")
+  table = np.full((len(words), max(map(len, found))), -1, np.int32)
+  for row, ids in zip(table, found):
+    row[:len(ids)] = ids
+  return table
+
+
+def word_embeddings(embed_vd: jax.Array, table_qm: jax.Array,
+                    words: jax.Array, layout: Layout = Layout()) -> jax.Array:
+  """Mean of each word's sub-word embeddings (SEA, 2408.11813, eq 10).
+
+  Args:
+    embed_vd: f[V,D], the LLM's table.
+    table_qm: i32[Q,M] of `word_tokens`.
+    words: i32[B,R] in [0, Q).
+    layout: of the table.
+
+  Returns:
+    f32[B,R,D], constants: no gradient goes into the table.
+  """
+  b, r = words.shape
+  ids = jnp.take(table_qm, words, axis=0)  # [B,R,M]
+  real = ids >= 0
+  found = embed_lookup(
+      jax.lax.stop_gradient(embed_vd),
+      jnp.maximum(ids, 0).reshape(b, -1), dtype=embed_vd.dtype,
+      layout=layout).reshape(b, r, ids.shape[-1], -1).astype(jnp.float32)
+  total = jnp.where(real[..., None], found, 0.0).sum(2)
+  return jax.lax.stop_gradient(
+      total / jnp.maximum(real.sum(-1, keepdims=True), 1))
