@@ -27,7 +27,7 @@ from align_jax.config import Config, StageConfig
 from align_jax.connectors import CONNECTORS
 from align_jax.connectors.protocol import Context
 from align_jax.data.batch import batch_spec
-from align_jax.objectives import OBJECTIVES
+from align_jax.objectives import OBJECTIVES, make_objective
 from align_jax.ops.cost import Product
 from align_jax.parallel.layout import Layout
 from align_jax.plan.trace import traced
@@ -149,7 +149,7 @@ def _objective(name: str, config: Config, stage: StageConfig, parts: Parts,
   if hasattr(kind, "products"):
     return _times(kind.products(config, parts.model.decoder.config),
                   config.data.rows)
-  objective, model = kind(config), parts.make(Layout())
+  objective, model = make_objective(name, config), parts.make(Layout())
   batch = batch_spec(config.data, parts.image_size, declared(config, stage))
   params = unflatten(_under("", shapes))
   outputs = jax.eval_shape(
