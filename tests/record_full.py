@@ -14,7 +14,8 @@ def main() -> int:
   commit = subprocess.run(
       git, capture_output=True, text=True, check=True).stdout.strip()
   suite = subprocess.Popen(
-      [sys.executable, "-m", "pytest", "tests", "--full"],
+      [sys.executable, "-m", "pytest", "tests", "--full", "-n", "2",
+       "--dist", "loadfile"],
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   last = ""
   for line in suite.stdout:
