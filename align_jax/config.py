@@ -134,6 +134,8 @@ class StageConfig:
     accumulate: microbatches a step.
     schedule: "cosine", "linear" or "constant", after `warmup` steps (a share
       of `steps` if below 1).
+    moment_dtype: of Adam's first moment. The second stays f32: b2 moves it by
+      a thousandth a step, which bf16 would round away.
   """
   name: str
   steps: int
@@ -148,6 +150,7 @@ class StageConfig:
   weight_decay: float = 0.0
   b1: float = 0.9
   b2: float = 0.999
+  moment_dtype: str = "float32"
   clip_norm: float = 1.0
 
 

@@ -23,11 +23,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.kind": ("vlm", "clip"),
     "model.dtype": ("float32", "bfloat16"),
     "model.frozen_dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "full", "dots"),
+    "model.remat": ("none", "full", "attention", "dots", "offload"),
     "data.template": ("chat", "plain", "caption"),
     "data.on_bad_sample": ("error", "quarantine"),
     "stages[].schedule": ("cosine", "linear", "constant"),
     "stages[].optimizer": ("adamw",),
+    "stages[].moment_dtype": ("float32", "bfloat16"),
 }
 
 # The smallest value of a number; below it, the config is at fault.

@@ -53,15 +53,22 @@ def _on_one_device(connector="mlp"):
 
 SLOW = pytest.mark.slow
 
+# Every axis alone, then the mixtures that configs use (their shapes are of
+# other sizes; tests/parallel/test_presets.py looks that none is missing).
+ALONE = [dict(data=8), dict(replica=8, data=1), dict(data=1, fsdp=8),
+         dict(data=1, tensor=8), dict(data=1, context=8)]
+MIXED = [dict(data=4, fsdp=2), dict(data=2, fsdp=2, tensor=2),
+         dict(data=1, fsdp=4, tensor=2), dict(data=1, fsdp=4, context=2),
+         dict(data=1, fsdp=2, tensor=2, context=2),
+         dict(data=2, fsdp=2, context=2)]
+
 
 @pytest.mark.parametrize("connector,shape", [
     ("align", dict(data=2, fsdp=2, tensor=2)),
     ("mlp", dict(replica=2, data=1, fsdp=2, context=2)),
     *(pytest.param(connector, shape, marks=SLOW)
-      for connector in ("mlp", "align", "linear") for shape in (
-          dict(data=8), dict(data=1, fsdp=8), dict(data=1, tensor=8),
-          dict(data=2, fsdp=2, tensor=2),
-          dict(data=1, fsdp=2, tensor=2, context=2))),
+      for connector in ("mlp", "align") for shape in ALONE + MIXED),
+    *(pytest.param("linear", shape, marks=SLOW) for shape in MIXED[:1]),
 ])
 def test_every_layout_gives_the_loss_and_gradients_of_one_device(
     connector, shape, capfd):
@@ -116,7 +123,8 @@ def test_accumulation_gives_the_gradients_of_the_whole_batch(
 
 
 @pytest.mark.parametrize(
-    "remat", ["full", pytest.param("dots", marks=SLOW)])
+    "remat", ["full", *(pytest.param(name, marks=SLOW)
+                        for name in ("dots", "attention", "offload"))])
 def test_rematerialisation_changes_no_gradient(remat):
   batch, params, want = _on_one_device()
   got = _loss_and_grads(tiny_vlm(remat=remat))(params, batch)

@@ -26,14 +26,21 @@ class Options:
     config: of a run, for benchmarks of a whole step; None for shapes of the
       benchmark's own.
     versus: "hf" where transformers + torch shall run beside it.
+    synthetic: made-up batches instead of a config's data.
     seed: of random weights and batches.
   """
   rounds: int = 15
   config: Config | None = None
   versus: str = ""
+  synthetic: bool = False
   seed: int = 0
 
 
 BENCHMARKS = Registry("benchmark", {
     "chunked_loss": "align_jax.bench.chunked_loss:run",
+    "first_step": "align_jax.bench.first_step:run",
+    "generate": "align_jax.bench.generate:run",
+    "loader": "align_jax.bench.loader:run",
+    "step": "align_jax.bench.step:run",
+    "train_step": "align_jax.bench.train_step:run",
 })

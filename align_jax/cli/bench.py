@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       "fields are set with --config.FIELD=VALUE")
   parser.add_argument("--vs", choices=("hf",), default="",
                       help="run the same shapes in transformers + torch too")
+  parser.add_argument("--synthetic", action="store_true",
+                      help="made-up batches; the config's data is not read")
   parser.add_argument("--rounds", type=int, default=15, metavar="N",
                       help="timed rounds (default: %(default)s)")
   parser.add_argument("--json", action="store_true",
@@ -56,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
   with kept_clean():
     config = (validate(load_config(args.config, args.overrides), args.config)
               if args.config else None)
-    options = Options(rounds=args.rounds, config=config, versus=args.vs)
+    options = Options(rounds=args.rounds, config=config, versus=args.vs,
+                      synthetic=args.synthetic)
     print(report.heading(), file=sys.stderr)
     figures = []
     for name in names:
@@ -75,5 +78,5 @@ def run(args: argparse.Namespace) -> int:
 def chosen(args: argparse.Namespace) -> list[str]:
   """What runs when no benchmark is named."""
   if args.config:
-    return ["step"]
+    return ["step", "train_step"] if args.vs else ["step"]
   return ["train_step", "first_step", "generate"] if args.vs else []

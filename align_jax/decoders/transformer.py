@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from align_jax.ops.attention import attention
+from align_jax.ops.context import balances, collect, spread
 from align_jax.ops.cost import Product
 from align_jax.ops.embed_lookup import embed_lookup
 from align_jax.ops.norms import rms_norm
@@ -197,7 +198,10 @@ class Block(nn.Module):
       keys, values = (
           jax.lax.dynamic_update_slice_in_dim(old, n, cursor, 1)
           .astype(self.dtype) for old, n in zip(cache, new))
-    mix = attention(q, keys, values, causal=True, **where)
+    packed = cache is None
+    mix = attention(q, keys, values, causal=True, **where, packed=packed,
+                    balanced=packed and balances(x.shape[1], layout),
+                    layout=layout)
     y = jnp.einsum("blhk,hkd->bld", mix,
                    self.weight("o_hkd", h, k, d, inputs=2))
     if c.attn_bias:
@@ -284,7 +288,11 @@ class Decoder(nn.Module):
       `return_all`, f[layers+1,B,L,D], of which the first is `x` and only the
       last is normalised; the cache with these tokens in it, or None.
     """
-    c = self.config
+    c, layout = self.config, self.layout
+    dealt = cache is None and balances(x.shape[1], layout)
+    if dealt:
+      x, positions, segment_ids = (
+          spread(a, layout) for a in (x, positions, segment_ids))
     rope = rope_tables(positions, c.head_width, c.rope_theta, c.rope_scaling)
     kv_positions, kv_segments, scanned = positions, segment_ids, {}
     cursor = None
@@ -298,6 +306,8 @@ class Decoder(nn.Module):
                  q_positions=positions, kv_positions=kv_positions)
     x, new = self.layers(x.astype(self.dtype), rope, where, cursor,
                          scanned=scanned, return_all=return_all)
+    if dealt:
+      x = collect(x, layout, axis=1 + return_all)
     if cache is not None:
       # Layers give back only what is new, so that a donated cache is written
       # in place, once.

@@ -20,9 +20,11 @@ class Product(NamedTuple):
       masked: the other half of causal attention.
     again: FLOPs that its own backward pass computes once more, whatever the
       policy of rematerialisation.
+    fused: of one kernel, which a policy repeats as a whole or not at all.
   """
   flops: float
   param: str = ""
   layer: int | None = None
   masked: float = 0.0
   again: float = 0.0
+  fused: bool = False

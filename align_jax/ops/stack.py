@@ -11,12 +11,24 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from align_jax.registry import nearest
 
+# Names of what a policy may keep; ops/attention.py gives the second.
+LAYER_INPUT, ATTENTION = "layer_input", "attention"
+
+_keep = jax.checkpoint_policies
 _POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _keep.nothing_saveable,
+    "attention": _keep.save_only_these_names(ATTENTION),
+    "dots": _keep.save_from_both_policies(
+        _keep.dots_with_no_batch_dims_saveable,
+        _keep.save_only_these_names(ATTENTION)),
+    "offload": _keep.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[LAYER_INPUT],
+        offload_src="device", offload_dst="pinned_host"),
 }
 REMAT = ("none", *_POLICIES)
 
@@ -24,11 +36,17 @@ REMAT = ("none", *_POLICIES)
 def rematerialised(step: Any, policy: str) -> Any:
   """`step`, with what its backward pass keeps chosen by a policy's name.
 
-  "none" keeps all intermediates, "full" keeps a layer's input alone and
-  computes the layer again, "dots" keeps the results of its matrix products.
+  none       all intermediates
+  full       a layer's input; the layer is computed again
+  attention  a layer's input and what attention gives, so that attention's
+             kernel, the most expensive thing to repeat in long rows, runs
+             forward once; the rest is computed again
+  dots       the results of matrix products; of attention what it gives
+  offload    as full, and layers' inputs wait in the host's memory: for rows
+             so long that they do not fit beside the weights
 
   Raises:
-    ValueError: no such policy.
+    ValueError: no such policy, or one that these devices cannot follow.
   """
   if policy not in REMAT:
     raise ValueError(
@@ -36,6 +54,9 @@ def rematerialised(step: Any, policy: str) -> Any:
         f"(known: {', '.join(REMAT)})")
   if policy == "none":
     return step
+  if policy == "offload":
+    inner = step
+    step = lambda x, layer: inner(checkpoint_name(x, LAYER_INPUT), layer)
   # A scan's body cannot be merged with its recomputation, so the barrier
   # against that, which costs fusions, is not needed.
   return jax.checkpoint(step, policy=_POLICIES[policy], prevent_cse=False)
@@ -51,7 +72,7 @@ class LayerStack(nn.Module):
   Attributes:
     block: the template of a layer; its own parameters are never made.
     depth: number of layers.
-    remat: "none", "full" or "dots".
+    remat: a policy, see `rematerialised`.
     unroll: layers in one turn of the loop.
   """
   block: nn.Module

@@ -36,6 +36,16 @@ class Layout:
 
   mesh: Mesh | None = None
 
+  @property
+  def platform(self) -> str:
+    """"cpu", "gpu" or "tpu": of the mesh's devices, which may be absent.
+
+    Of no mesh, or one that is of no devices: what is at hand.
+    """
+    if not isinstance(self.mesh, Mesh):
+      return jax.default_backend()
+    return self.mesh.devices.flat[0].platform
+
   def spec(self, axes: str) -> P:
     """The PartitionSpec of an array whose axes are these letters."""
     return P(*(ACTIVATION_RULES.get(letter) for letter in axes))

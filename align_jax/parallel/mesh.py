@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from align_jax.config import MeshConfig
-from align_jax.parallel.layout import AXES
+from align_jax.parallel.layout import AXES, ROWS
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
@@ -38,12 +39,15 @@ def make_mesh(config: MeshConfig,
   """A mesh over the given devices (default: all) with automatic axes.
 
   Neighbouring devices share the innermost axes (tensor, context), whose
-  traffic is the heaviest. Where every axis has its size and the machine has
-  more devices, the first are taken; not with several processes, for some
-  would be left without a device.
+  traffic is the heaviest. Slices of TPUs are joined by a network far slower
+  than their own: replica, then data, then fsdp go over slices (see
+  `over_slices`), the rest stays inside one. Where every axis has its size and
+  the machine has more devices, the first are taken; not with several
+  processes, for some would be left without a device.
 
   Raises:
-    ValueError: the axes do not multiply to the number of devices.
+    ValueError: the axes do not multiply to the number of devices, or do not
+      divide over the slices.
   """
   sizes = [getattr(config, axis) for axis in AXES]
   if devices is None:
@@ -52,8 +56,44 @@ def make_mesh(config: MeshConfig,
       devices = devices[:math.prod(sizes)]
   devices = list(devices)
   shape = mesh_shape(config, len(devices))
-  return Mesh(np.asarray(devices).reshape(shape), AXES,
+  return Mesh(_arranged(devices, shape), AXES,
               axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def over_slices(shape: Sequence[int], slices: int) -> tuple[int, ...]:
+  """How much of each axis goes over slices; replica, data, fsdp in turn.
+
+  A gradient is summed over replica and data once a step, and weights are
+  gathered over fsdp once a layer; activations never leave their slice.
+
+  Raises:
+    ValueError: these three axes cannot make up the slices.
+  """
+  outer, left = [], slices
+  for axis, size in zip(AXES, shape):
+    part = math.gcd(size, left) if axis in ROWS else 1
+    outer.append(part)
+    left //= part
+  if left > 1:
+    named = dict(zip(AXES, shape))
+    raise ValueError(
+        f"mesh {named} on {slices} slices: replica x data x fsdp must be a "
+        f"multiple of {slices}, since tensor and context stay inside a slice")
+  return tuple(outer)
+
+
+def _arranged(devices: list[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
+  """The devices in the mesh's shape, near ones along the last axes."""
+  if devices[0].platform != "tpu":
+    return np.asarray(devices).reshape(shape)
+  slices = len({getattr(d, "slice_index", 0) for d in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
+        shape, devices, allow_split_physical_axes=True)
+  outer = over_slices(shape, slices)
+  inner = tuple(s // o for s, o in zip(shape, outer))
+  return mesh_utils.create_hybrid_device_mesh(
+      inner, outer, devices, allow_split_physical_axes=True)
 
 
 def inference_mesh(kv_heads: int,

@@ -108,6 +108,8 @@ def tpu_devices(name: str) -> list[jax.Device]:
         f"{INSTALL}")
   # Or libtpu asks a metadata server for a TPU that is not there.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Only compiling, so that several processes may at one time.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   from jax.experimental import topologies
 
   try:

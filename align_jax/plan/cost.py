@@ -28,6 +28,7 @@ from align_jax.connectors import CONNECTORS
 from align_jax.connectors.protocol import Context
 from align_jax.data.batch import batch_spec
 from align_jax.objectives import OBJECTIVES, make_objective
+from align_jax.ops.attention import choose
 from align_jax.ops.cost import Product
 from align_jax.parallel.layout import Layout
 from align_jax.plan.trace import traced
@@ -80,11 +81,39 @@ def forward_products(config: Config, stage: StageConfig, parts: Parts,
   return {
       "tower": _times(tower, rows * slots),
       "connector": _times(_connector(config, parts, shapes), rows * slots),
-      "decoder": _times(
-          model.decoder.config.products(config.data.row_length), rows),
+      "decoder": _times(_by_form(
+          model.decoder.config.products(config.data.row_length), parts,
+          config.data.row_length), rows),
       "head": [p for name in stage.objectives
                for p in _objective(name, config, stage, parts, shapes)],
   }
+
+
+def attention_form(parts: Parts, length: int) -> str:
+  """What the decoder's attention runs as, in training."""
+  model = parts.model
+  c = model.decoder.config
+  return choose(
+      model.layout, length=length, keys=length, width=c.head_width,
+      dtype=model.decoder.dtype, segments=True, causal=True, packed=True,
+      static_window=True, window=any(getattr(c, "windows", ())),
+      soft_cap=bool(getattr(c, "attn_soft_cap", None)))
+
+
+def _by_form(products: Iterable[Product], parts: Parts,
+             length: int) -> list[Product]:
+  """Attention's products as its form does them.
+
+  Splash leaves out blocks that are masked as a whole. Its backward pass is of
+  two kernels with 7 products, of which 3 are scores and their gradients over
+  again, where the model has 4.
+  """
+  if attention_form(parts, length) != "splash":
+    return list(products)
+  beside = 1 / max(length // 512, 1)  # halves of the blocks on the diagonal
+  return [p if p.param else p._replace(
+      masked=p.flops * beside, again=1.5 * p.flops * (1 + beside), fused=True)
+          for p in products]
 
 
 def _times(products: Iterable[Product], count: float) -> list[Product]:
@@ -224,6 +253,7 @@ def training_cost(products: Mapping[str, list[Product]],
         # The last product of a layer is never needed again: nothing follows.
         if p.layer is not None and last[p.layer] != i:
           share = RECOMPUTED[remat][not p.param]
+          share = math.floor(share) if p.fused else share
           again += p.flops * share
           masked += p.masked * share
       needs = needs or own

@@ -125,7 +125,7 @@ def parse(text: str) -> Program:
   """
   computations: dict[str, Computation] = {}
   entry, current = "", None
-  for line in text.splitlines():
+  for line in _whole_lines(text):
     if current is None:
       head = _HEAD.match(line)
       if head and not line.startswith("HloModule"):
@@ -138,6 +138,17 @@ def parse(text: str) -> Program:
   if not entry:
     raise ValueError("no entry computation: this is no HLO module's text")
   return Program(computations, entry)
+
+
+def _whole_lines(text: str) -> list[str]:
+  """Lines of the text; a kernel's metadata is printed over three of them."""
+  lines: list[str] = []
+  for line in text.splitlines():
+    if lines and line.startswith(('"', "}}")):
+      lines[-1] += line
+    else:
+      lines.append(line)
+  return lines
 
 
 def _op(line: str) -> Op | None:

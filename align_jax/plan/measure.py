@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from align_jax.ops.attention_splash import SHARE
 from align_jax.plan.hlo import (
   Computation,
   Op,
@@ -207,7 +208,18 @@ def declared_cost(op: Op, inside: Computation) -> float | None:
   """FLOPs that a custom call does; None where nothing tells.
 
   A Pallas kernel's own estimate, or the product that a library is called for.
+  Splash attention has no estimate, but a scope that tells its share of the
+  square (ops/attention_splash.py).
   """
+  splash = re.search(SHARE + r"(\d+).*splash_mha_(fwd|dq|dkv)", op.op_name)
+  if splash:
+    # Operands are masks, then q f[b,h,l,k], k f[b,g,s,k], and others.
+    floats = [s for i in range(len(op.operands))
+              if (s := _operand(op, inside, i)) and s.dtype in (
+                  "bf16", "f32", "f16") and len(s.dims) > 2]
+    square = floats[0].size * floats[1].dims[-2]
+    products = {"fwd": 2, "dq": 3, "dkv": 4}[splash[2]]
+    return 2.0 * products * square * int(splash[1]) / 1e6
   estimate = re.search(r'cost_estimate\\?":\s*\{[^}]*?flops\\?":\s*\\?"?'
                        r"([\d.e+]+)", op.attrs)
   if estimate:

@@ -23,7 +23,9 @@ from jax.sharding import AbstractMesh, Mesh
 
 from align_jax.build import Parts
 from align_jax.config import Config, StageConfig
+from align_jax.ops.attention_chunked import SCORES
 from align_jax.parallel.layout import ROWS
+from align_jax.plan.cost import attention_form
 from align_jax.train.select import base
 from align_jax.train.state import TrainState
 
@@ -153,7 +155,7 @@ class _Moments:
     d = self.decoder.width
     labels = self.rows * self.config.data.labels_per_row / (
         self.axes["context"])
-    logits = min(512, labels) * v * 4
+    logits = min(labels, 512, max(labels / 4, 128)) * v * 4
     head = "decoder/embed_vd" if self.decoder.tied_head else "decoder/head_vd"
     table = v * d
     return (table * self.width + 3 * logits
@@ -168,6 +170,9 @@ class _Moments:
     wide = 4 * self.tokens * c.mlp_width / tensor * self.width
     length = self.config.data.row_length
     scores = (2 * self.tokens * length * c.heads / tensor * 4)
+    form = attention_form(self.parts, length)
+    if form != "plain":  # never all at once
+      scores = min(scores, 12.0 * SCORES) if form == "chunked" else 0.0
     return (2 * weights * self.width + wide + scores
             + 6 * self.tokens * c.width * self.width)
 

@@ -83,7 +83,8 @@ class Block(nn.Module):
         + bias(f"{n}_bias_hk", h, k) for n in "qkv")
     y = attention(q, key, v, q_segments=segment_ids, kv_segments=segment_ids,
                   q_positions=positions, kv_positions=positions,
-                  causal=self.causal)
+                  causal=self.causal, packed=True, layout=self.layout,
+                  rows=self.axes[0])
     y = jnp.einsum("blhk,hkc->blc", y, weight("o_hkc", (h, k, c), out))
     x = self.layout.constrain(x + y + bias("o_bias_c", c), self.axes)
 

@@ -56,7 +56,7 @@ def make_optimizer(stage: StageConfig,
   if stage.clip_norm:
     parts.append(optax.clip_by_global_norm(stage.clip_norm))
   parts.append(optax.scale_by_adam(b1=stage.b1, b2=stage.b2,
-                                   mu_dtype=jnp.float32))
+                                   mu_dtype=jnp.dtype(stage.moment_dtype)))
   if stage.weight_decay:
     parts.append(optax.add_decayed_weights(
         stage.weight_decay,

@@ -7,6 +7,7 @@ second stage trains. Layout faults show here, not on the pod.
 import math
 import re
 
+import jax
 import pytest
 
 from align_jax.config import (
@@ -51,7 +52,7 @@ def _loop_bodies(hlo: str) -> list[str]:
   started before it: one gather of the head runs beside all the layers.
   """
   blocks = dict(re.findall(
-      r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", hlo, re.M | re.S))
+      r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}(?!\})", hlo, re.M | re.S))
   reached, todo = set(), re.findall(r"body=%?([\w.\-]+)", hlo)
   while todo:
     name = todo.pop()
@@ -79,6 +80,14 @@ def _table_collectives(body: str) -> list[str]:
         found.append(line.strip()[:160])
         break
   return found
+
+
+@pytest.fixture(autouse=True)
+def the_precision_that_users_have():
+  """The suite's "highest" is for comparing numbers; kernels refuse it of
+  bf16."""
+  with jax.default_matmul_precision("default"):
+    yield
 
 
 @pytest.mark.slow

@@ -93,3 +93,29 @@ def test_a_compiled_scan_counts_as_computed_by_hand():
   gathers = sum(c.times for c in found.collectives
                 if c.kind == "all-gather" and np.prod(c.shapes[0].dims) == 1024)
   assert gathers >= 7
+
+
+SPLASH = '''HloModule m
+
+ENTRY %main (q: bf16[2,4,1024,64]) -> bf16[2,4,1024,64] {
+  %mask = s8[1,2,2]{2,1,0} parameter(0)
+  %q = bf16[2,4,1024,64]{3,2,1,0} parameter(1)
+  %k = bf16[2,2,1024,64]{3,2,1,0} parameter(2)
+  %kernel.1 = (f32[2,512,128]{2,1,0}, bf16[2,4,1024,64]{3,2,1,0}) \
+custom-call(%mask, %q, %k, %k), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(f)/decoder/splash_share_750000/splash_mha_dq"}
+  ROOT %out = bf16[2,4,1024,64]{3,2,1,0} get-tuple-element(%kernel.1), index=1
+}
+'''
+
+
+def test_a_kernel_over_several_lines_is_one_that_tells_its_cost():
+  program = parse(SPLASH)
+  assert list(program.computations["main"])[-1] == "out"
+  found = measure(program, 1)
+  assert found.uncosted == {}
+  # Three products of queries by keys by width, three quarters of each.
+  want = 3 * 2 * 2 * 4 * 1024 * 1024 * 64 * 0.75
+  assert found.flops_by_part == {"decoder": want} and found.flops == want

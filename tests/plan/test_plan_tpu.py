@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import jax
 import pytest
 
 from align_jax.cli.main import main
@@ -31,6 +32,14 @@ def config(tmp_path_factory) -> str:
 def _plan(capfd, *arguments: str) -> tuple[int, dict]:
   code = main(["plan", *arguments, "--json"])
   return code, json.loads(capfd.readouterr().out)
+
+
+@pytest.fixture(autouse=True)
+def the_precision_that_users_have():
+  """The suite's "highest" is for comparing numbers; kernels refuse it of
+  bf16."""
+  with jax.default_matmul_precision("default"):
+    yield
 
 
 @pytest.mark.slow

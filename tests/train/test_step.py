@@ -139,6 +139,24 @@ def test_moments_lie_as_their_parameters_and_frozen_has_none():
       .is_fully_replicated
 
 
+def test_moments_may_be_kept_in_less():
+  """The first in bf16; the second, which bf16 would freeze, never."""
+  stage = StageConfig("s", 4, {}, warmup=0, schedule="constant", clip_norm=0,
+                      moment_dtype="bfloat16")
+  tx = make_optimizer(stage, {"a/w_cd": 0.1})
+  params = {"a/w_cd": jnp.full((2, 2), 2.0)}
+  state = tx.init(params)
+  adam = next(s for s in state if hasattr(s, "mu"))
+  assert adam.mu["a/w_cd"].dtype == jnp.bfloat16
+  assert adam.nu["a/w_cd"].dtype == jnp.float32
+  gradient = jnp.array([[1.0, -3.0], [0.1, 7.0]])
+  for _ in range(3):
+    updates, state = tx.update({"a/w_cd": gradient}, state, params)
+    # A constant gradient's bias-corrected moments are itself, squared.
+    np.testing.assert_allclose(updates["a/w_cd"], -0.1 * np.sign(gradient),
+                               rtol=1e-2)
+
+
 def test_adamw_by_hand():
   """Two steps of clipped AdamW with a rate a path, in numpy."""
   rates = {"a/w_cd": 0.1, "b/bias_d": 0.01}

@@ -1,0 +1,47 @@
+"""Shares of what the devices could do."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from align_jax.bench.cases import Ready
+from align_jax.build import param_shapes
+
+CONVENTION = (
+    "products of the model alone, 2 a multiplication: forward, once more for "
+    "a trained parameter and once for an input that gradients pass; causal "
+    "attention half; head on labelled positions; no recomputation")
+
+
+def flops_of(case: Ready) -> float:
+  """Of one step, over all devices, by the plan's convention."""
+  from align_jax.plan.cost import step_cost, total
+
+  shapes = param_shapes(case.parts, case.mesh)
+  costs = step_cost(case.config, case.stage, case.parts, shapes,
+                    list(case.state.trained))
+  return total(costs).model
+
+
+def peak() -> float:
+  """Published bf16 FLOP/s of all devices; 0 where it is not in the table."""
+  from align_jax.plan.chips import chip_named
+
+  chip = chip_named(jax.devices()[0].device_kind)
+  return chip.peak * jax.device_count() if chip else 0.0
+
+
+def measured_peak(dtype: str, size: int = 0) -> float:
+  """FLOP/s of a plain matrix product on one device, times the devices."""
+  size = size or (8192 if jax.default_backend() != "cpu" else 1024)
+  x = jnp.ones((size, size), dtype)
+  product = jax.jit(lambda a: a @ a)
+  product(x).block_until_ready()
+  best = float("inf")
+  for _ in range(5):
+    start = time.perf_counter()
+    product(x).block_until_ready()
+    best = min(best, time.perf_counter() - start)
+  devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
+  return 2 * size ** 3 / best * devices
