@@ -58,7 +58,8 @@ class Run:
   def renderer(self) -> Renderer:
     """Conversations to tokens, as in training."""
     return Renderer(self.tokenizer, self.config.data.template,
-                    self.parts.tokens_per_image)
+                    self.parts.tokens_per_image,
+                    self.config.model.prompt_tokens)
 
   @functools.cached_property
   def reader(self) -> ImageReader:
@@ -139,6 +140,24 @@ class Run:
     """Batched generation and scoring; options as `Generator` takes them."""
     return Generator(self.model, self.params, self.stop,
                      **({"rows": self.config.eval.batch} | options))
+
+  def keeping(self, words: Sequence[int]) -> "Run":
+    """The same run with an ALIGN that mixes these words alone.
+
+    The logits stay those of the whole vocabulary; the softmax is over the
+    words that are kept.
+
+    Raises:
+      InputError: a connector that mixes no words.
+    """
+    connector = self.model.connector
+    if not hasattr(connector, "keep_words"):
+      raise InputError(f"connector {self.config.model.connector.kind!r} mixes "
+                       "no words of which some could be kept")
+    model = self.model.clone(connector=connector.clone(
+        keep_words=tuple(int(w) for w in words)))
+    return dataclasses.replace(
+        self, parts=dataclasses.replace(self.parts, model=model))
 
   def prompt(self, example: Example, key: Any = None) -> Prompt:
     """An example up to its answer; `key` names its set of images."""

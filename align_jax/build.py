@@ -21,7 +21,9 @@ from jax.sharding import Mesh
 from align_jax.config import Config, DataConfig, ModelConfig, PartConfig
 from align_jax.connectors import CONNECTORS
 from align_jax.decoders import DECODERS
+from align_jax.decoders.lora import Lora, is_adapter
 from align_jax.errors import InputError
+from align_jax.hub.connector_file import read_connector
 from align_jax.hub.pretrained import (
   Spec,
   load_params,
@@ -100,8 +102,14 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
   tower, tower_spec = _read(config.tower, "tower", TOWERS)
   decoder, decoder_spec = _read(config.decoder, "decoder", DECODERS)
   kind = CONNECTORS.get(config.connector.kind)
-  options = dict(config.connector.options)
+  # A module's fields are hashed, as lists cannot be.
+  options = {k: tuple(v) if isinstance(v, list) else v
+             for k, v in config.connector.options.items()}
   patches = tower.patches + config.tower.class_token
+  lora = Lora(**dataclasses.asdict(config.lora)) if config.lora.rank else None
+  connector_spec = (read_connector(config.connector.weights,
+                                   config.connector.kind)
+                    if config.connector.weights else None)
 
   def make(layout: Layout) -> VLM:
     shared = dict(dtype=jnp.dtype(config.dtype), layout=layout)
@@ -110,16 +118,18 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
                    class_token=config.tower.class_token, **shared),
         kind(dim_out=decoder.width, vocab_size=decoder.vocab_size, **shared,
              **options),
-        decoder.make(remat=config.remat, **shared), layout,
-        tuple(config.scalars.items()))
+        decoder.make(remat=config.remat, lora=lora, **shared), layout,
+        tuple(config.scalars.items()), config.prompt_tokens)
 
   copies = {
       f"connector/{own}": "decoder/" + (
           "embed_vd" if source == "head_vd" and decoder.tied_head else source)
-      for own, source in kind.copied_from_decoder(**options).items()}
+      for own, source in kind.copied_from_decoder(**options).items()
+      if connector_spec is None}
   return Parts(
       model=make(layout), config=config, make=make, copies=copies,
-      specs=_given(tower=tower_spec, decoder=decoder_spec),
+      specs=_given(tower=tower_spec, decoder=decoder_spec,
+                   connector=connector_spec),
       image_size=tower.image_size,
       tokens_per_image=kind.tokens_out(patches, **options))
 
@@ -269,7 +279,7 @@ def init_params(
   for name, spec in parts.specs.items():
     prefix = f"{name}/" if name else ""
     wanted = {path.removeprefix(prefix): s for path, s in shapes.items()
-              if path.startswith(prefix)}
+              if path.startswith(prefix) and not is_adapter(path)}
     loaded, found = load_params(spec, wanted)
     params |= {prefix + path: x for path, x in loaded.items()}
     origins |= {prefix + path: origin for path, origin in found.items()}

@@ -51,16 +51,42 @@ class PartConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ConnectorConfig:
+  """kind: registered name; options go to its constructor.
+
+  weights: a folder that `align-jax convert --part connector` wrote, to start
+  from; "" is a start of its own.
+  """
   kind: str = "mlp"
   options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  weights: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Adapters beside the decoder's weights (decoders/lora.py).
+
+  Attributes:
+    rank: 0 is none.
+    alpha: their product is scaled by alpha / rank.
+    targets: of q, k, v, o, gate, up and down.
+  """
+  rank: int = 0
+  alpha: float = 16.0
+  targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """kind: "vlm" (tower, connector, decoder) or "clip" (tower, text).
+  """A model, and in what precision it computes.
 
-  `scalars` are numbers that objectives read and a stage may train, by name,
-  with what they start at: {"sea_log_scale": 0.0}.
+  Attributes:
+    kind: "vlm" (tower, connector, decoder) or "clip" (tower, text).
+    lora: adapters of a vlm's decoder; `decoder/layers/*_lora_*` names them in
+      a stage's `train`.
+    prompt_tokens: learned embeddings before each sample of a vlm, so that a
+      frozen decoder can be told what is asked of it; `prompt_xd` in `train`.
+    scalars: numbers that objectives read and a stage may train, by name, with
+      what they start at: {"sea_log_scale": 0.0}.
   """
   kind: str = "vlm"
   tower: PartConfig = PartConfig()
@@ -68,6 +94,8 @@ class ModelConfig:
   decoder: PartConfig = PartConfig()
   text: PartConfig = PartConfig()
   scalars: dict[str, float] = dataclasses.field(default_factory=dict)
+  lora: LoraConfig = LoraConfig()
+  prompt_tokens: int = 0
   dtype: str = "bfloat16"
   frozen_dtype: str = "bfloat16"
   remat: str = "full"

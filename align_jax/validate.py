@@ -35,7 +35,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LEAST: dict[str, float] = {
     "data.rows": 1, "data.row_length": 2, "data.images_per_row": 0,
     "data.labels_per_row": 1, "data.streams": 1, "data.max_pixels": 1,
-    "data.workers": 0, "stages[].steps": 1, "stages[].accumulate": 1,
+    "data.workers": 0, "model.lora.rank": 0, "model.lora.alpha": 0,
+    "model.prompt_tokens": 0, "stages[].steps": 1, "stages[].accumulate": 1,
     "stages[].warmup": 0, "stages[].weight_decay": 0, "stages[].b1": 0,
     "stages[].b2": 0, "stages[].clip_norm": 0, "eval.limit": 0,
     "eval.batch": 1, "eval.max_new_tokens": 1, "seed": 0, "log_every": 1,
@@ -43,7 +44,7 @@ LEAST: dict[str, float] = {
 }
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "vlm": ("tower", "connector", "decoder"),
+    "vlm": ("tower", "connector", "decoder", "prompt_xd"),
     "clip": ("tower", "text", "logit_scale", "image_projection_ce",
              "text_projection_ce"),
 }
@@ -196,6 +197,7 @@ def _names(config: Config) -> Iterator[str]:
   from align_jax.objectives import OBJECTIVES
 
   yield from _parts(config.model)
+  yield from _adapters(config.model)
   if config.model.kind == "vlm":
     connector = config.model.connector
     yield from _registered(CONNECTORS, connector.kind, connector.options,
@@ -263,6 +265,32 @@ def _parts(model: ModelConfig) -> Iterator[str]:
       registry = {"tower": TOWERS, "decoder": DECODERS}[name]
       unknown = [*_registered(registry, part.kind, None, where, "kind")]
       yield from unknown or _sizes(registry.get(part.kind), part.config, where)
+
+
+def _adapters(model: ModelConfig) -> Iterator[str]:
+  """Faults in what is trained beside the parts, and in a given connector."""
+  from align_jax.decoders.lora import TARGETS
+  from align_jax.hub.locate import locate
+
+  targets = model.lora.targets
+  for target in targets:
+    if target not in TARGETS:
+      yield (f"model.lora.targets: {target!r} is none of "
+             f"{', '.join(TARGETS)}{nearest(target, TARGETS)}")
+  if len(set(targets)) < len(targets):
+    yield "model.lora.targets: one of them is named twice"
+  if model.lora.rank and not targets:
+    yield "model.lora.targets: there is none"
+  if model.kind != "vlm":
+    for field, given in (("lora.rank", model.lora.rank),
+                         ("prompt_tokens", model.prompt_tokens)):
+      if given:
+        yield f"model.{field}: a {model.kind} model has no decoder"
+  if model.connector.weights:
+    try:
+      locate(model.connector.weights)
+    except InputError as error:
+      yield f"model.connector.weights: {error}"
 
 
 def _sizes(make: Any, given: Mapping[str, Any], where: str,

@@ -29,12 +29,25 @@ class VLM(nn.Module):
     decoder: see decoders/transformer.py.
     layout: where activations live.
     scalars: learnt numbers that objectives read: (name, what it starts at).
+    prompt_tokens: X', learned embeddings `prompt_xd` f[X',D] that stand before
+      every sample. They are the first special tokens of a row's bank; the
+      connector's own come after.
   """
   tower: nn.Module
   connector: nn.Module
   decoder: nn.Module
   layout: Layout = Layout()
   scalars: tuple[tuple[str, float], ...] = ()
+  prompt_tokens: int = 0
+
+  def setup(self) -> None:
+    self.numbers = {
+        name: self.param(name, nn.initializers.constant(start), ())
+        for name, start in self.scalars}
+    if self.prompt_tokens:
+      self.prompt = self.param(
+          "prompt_xd", nn.initializers.normal(0.02),
+          (self.prompt_tokens, self.decoder.config.width))
 
   def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
     """The training pass.
@@ -54,8 +67,7 @@ class VLM(nn.Module):
         "hidden": hidden,
         "head_vd": self.decoder.head_vd(),
         "embed_vd": self.decoder.embed_vd(),
-        "scalars": {name: self.param(name, nn.initializers.constant(start),
-                                     ()) for name, start in self.scalars},
+        "scalars": self.numbers,
         "visual_tokens": visual.tokens,
         "connector_aux": visual.aux,
     }
@@ -98,10 +110,17 @@ class VLM(nn.Module):
 
   def connect(self, features: jax.Array, image_segment_ids: jax.Array,
               extras: dict[str, jax.Array] | None = None) -> ConnectorOutput:
-    """features f[B,N,P,C] -> visual tokens f[B,N,T,D]."""
+    """features f[B,N,P,C] -> visual tokens f[B,N,T,D], special tokens."""
     context = Context(self.decoder.embed_vd(), image_segment_ids,
-                      extras or {})
-    return self.connector(features, image_segment_ids > 0, context)
+                      extras or {}, self.decoder.head_vd())
+    visual = self.connector(features, image_segment_ids > 0, context)
+    if not self.prompt_tokens:
+      return visual
+    special = [self.prompt.astype(visual.tokens.dtype)]
+    if "special_xd" in visual.aux:
+      special.append(visual.aux["special_xd"])
+    return visual.replace(
+        aux=visual.aux | {"special_xd": jnp.concatenate(special)})
 
   def encode_images(self, batch: dict[str, Any]) -> ConnectorOutput:
     """images u8[B,N,H,W,3], image_boxes, image_segment_ids -> tokens."""

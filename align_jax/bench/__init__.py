@@ -43,4 +43,5 @@ BENCHMARKS = Registry("benchmark", {
     "loader": "align_jax.bench.loader:run",
     "step": "align_jax.bench.step:run",
     "train_step": "align_jax.bench.train_step:run",
+    "vocab_mix": "align_jax.bench.vocab_mix:run",
 })

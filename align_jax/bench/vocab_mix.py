@@ -1,231 +1,201 @@
-"""What the streaming ALIGN mix costs beside the plain one: C1 to C6.
+"""C1 to C6: the streaming ALIGN mix beside the plain one, whole and pruned.
 
 Both are the whole op, the affine LayerNorm over the vocabulary among it.
-Times are of forward and backward passes with every gradient, the two forms in
-turn in one process, the median of paired ratios. Memory is what the compiler
-plans for temporaries when the gradient to h alone is asked for, so that no
-gradient of a table can hide them.
+Times are of forward and backward pass with every gradient. Memory is that of
+the gradient to h alone, so that no gradient of a table can hide it.
 """
 
-import dataclasses
 import functools
 import json
+import math
 import os
 import re
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from align_jax.ops.vocab_mix import FORMS, logit_bytes, vocab_mix
-from align_jax.ops.vocab_mix import PLAIN_BYTES as PLAIN
+from align_jax.bench import Options
+from align_jax.bench.figure import Figure
+from align_jax.bench.timing import Timings, paired, temporaries
+from align_jax.config import MeshConfig
+from align_jax.ops.vocab_mix import PLAIN_BYTES, logit_bytes, vocab_mix
 from align_jax.parallel.layout import Layout
+from align_jax.parallel.mesh import make_mesh
 
 MIB = 2**20
+Sizes = tuple[int, int, int]  # N, V, D
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-  """One figure with its goal.
-
-  Attributes:
-    what: in words.
-    value: measured.
-    goal: what it shall be, at most or, with `least`, at least.
-    least: the goal is a lower bound.
-    details: numbers behind it.
-  """
-  what: str
-  value: float
-  goal: float
-  least: bool = False
-  details: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-  @property
-  def met(self) -> bool:
-    return (self.value >= self.goal) if self.least else self.value <= self.goal
+def run(options: Options) -> Iterator[Figure]:
+  """The streaming ALIGN mix / the plain one: time, memory, sharding."""
+  gpu = jax.default_backend() == "gpu"
+  dtype = "bfloat16" if gpu else "float32"
+  name = lambda n, v, d: f"N={n} V={v} D={d}"
+  timed = dict(dtype=dtype, goal=1.10, limit=1.25)
+  sizes = (6561, 128_256, 3072) if gpu else (1024, 32_000, 512)
+  times = _times(sizes, options, dtype)
+  yield Figure("c1", "streaming / plain, forward and backward",
+               shapes=name(*sizes), **timed, **times.ratio("stream", "plain"))
+  yield from _memory(name)
+  sizes = (512, 128_000, 256)
+  yield Figure("c4", "streaming / plain where V is large", shapes=name(*sizes),
+               **timed | dict(goal=1.0, limit=1.15),
+               **_times(sizes, options, dtype).ratio("stream", "plain"))
+  yield _choice(options, dtype)
+  yield _sharded()
+  yield from _pruned(options, dtype)
 
 
-def measure(rounds: int = 15) -> dict[str, Figure]:
-  """All six figures.
-
-  Args:
-    rounds: of each timing; below 15 a figure is only a hint.
-  """
-  return {"c1": _c1(rounds), "c2": _c2(), "c3": _c3(), "c4": _c4(rounds),
-          "c5": _c5(rounds), "c6": _c6()}
-
-
-def show(figures: dict[str, Figure]) -> str:
-  """One line a figure."""
-  lines = []
-  for name, f in figures.items():
-    sign = ">=" if f.least else "<="
-    lines.append(f"{name}  {f.value:8.3g}  {sign} {f.goal:<6g} "
-                 f"{'met ' if f.met else 'MISS'}  {f.what}")
-  return "\n".join(lines)
-
-
-def plain_json(figures: dict[str, Figure]) -> dict[str, Any]:
-  """The same for `--json`."""
-  return {name: dataclasses.asdict(f) | {"met": f.met}
-          for name, f in figures.items()}
+def _memory(name: Any) -> Iterator[Figure]:
+  """C2 and C3, compiled and not run; f32, since CPUs widen bf16 tables."""
+  bytes_of = lambda form, sizes: temporaries(
+      functools.partial(gradients, form, (0,), Layout()), *shapes(*sizes))
+  for key, sizes, goal, limit in (
+      ("c2", (1024, 32_000, 512), 10, 8),
+      ("c2_large", (1764, 128_256, 3072), 15, 15)):
+    mib = {form: bytes_of(form, sizes) / MIB for form in ("plain", "stream")}
+    yield Figure(
+        key, "temporaries of plain / streaming, gradient to h alone",
+        mib["plain"] / mib["stream"], name(*sizes), "float32", goal=goal,
+        limit=limit, higher=True, parts={f"{k}_MiB": v for k, v in mib.items()})
+  yield Figure("c2_large_mib", "temporaries of streaming", mib["stream"],
+               name(*sizes), "float32", unit="MiB", goal=120)
+  small, large = ((512, v, 256) for v in (8000, 128_000))
+  mib = [bytes_of("stream", s) / MIB for s in (small, large)]
+  yield Figure("c3", "temporaries of streaming, V = 128,000 / V = 8,000",
+               mib[1] / mib[0], name(*large), "float32", goal=1.1,
+               parts={"small_MiB": mib[0], "large_MiB": mib[1]})
 
 
-def _inputs(tokens: int, vocab: int, width: int) -> list[jax.Array]:
-  keys = jax.random.split(jax.random.key(0), 6)
-  draw = lambda i, *shape: jax.random.normal(keys[i], shape)
-  return [draw(0, 1, tokens, width), 0.02 * draw(1, vocab, width),
-          1 + 0.1 * draw(2, vocab), 0.1 * draw(3, vocab),
-          draw(4, vocab, width), draw(5, 1, tokens, width)]
+def _choice(options: Options, dtype: str) -> Figure:
+  """C5: what the automatic choice costs over the better of the two."""
+  parts, worst = {}, None
+  for n in (128, 256, 512, 1024, 2048):
+    h = jax.ShapeDtypeStruct((1, n, 256), jnp.dtype(dtype))
+    plain = logit_bytes(h, 32_000, Layout()) <= PLAIN_BYTES
+    chosen, other = ("plain", "stream")[::1 if plain else -1]
+    times = _times((n, 32_000, 256), options, dtype)
+    found = times.ratio(chosen, other)
+    parts[f"N={n} {chosen}/{other}"] = found["value"]
+    if worst is None or found["value"] > worst["value"]:
+      worst = found
+  worst = worst | {"value": max(1.0, worst["value"]), "parts": parts}
+  return Figure("c5", "the form chosen / the better one, the worst N",
+                shapes="N=128..2048 V=32000 D=256", dtype=dtype, goal=1.05,
+                limit=1.15, **worst)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _gradients(form: str, wanted: tuple[int, ...], layout: Layout,
-               *args: jax.Array) -> Any:
-  """The mix of args[:5] and its gradients, for the cotangent args[5]."""
-  chosen = [args[i] for i in wanted]
-
-  def run(*chosen: jax.Array) -> jax.Array:
-    given = list(args[:5])
-    for i, x in zip(wanted, chosen):
-      given[i] = x
-    return vocab_mix(*given, form=form, layout=layout)
-
-  out, back = jax.vjp(run, *chosen)
-  return out, back(args[5])
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(run())
-  return time.perf_counter() - start
+def _pruned(options: Options, dtype: str) -> Iterator[Figure]:
+  """What it costs to train with the paper's 3.4 thousand words alone."""
+  sizes, count = (512, 128_000, 256), 3400
+  args = inputs(sizes, dtype, options.seed)
+  keep = jnp.arange(0, count * 37, 37, dtype=jnp.int32)
+  every = tuple(range(5))
+  variants = {"whole": functools.partial(
+      _run, "stream", every, Layout(), *args)}
+  for name, norm_kept in (("all", False), ("kept", True)):
+    pruned = jax.jit(functools.partial(
+        gradients, "stream", every, Layout(), norm_kept=norm_kept))
+    variants[name] = functools.partial(pruned, *args, keep=keep)
+  times = paired(variants, options.rounds)
+  for name, what in (("all", "the norm over all words"),
+                     ("kept", "the norm over kept words")):
+    yield Figure(f"pruned_{name}", f"3,400 words kept, {what} / all words",
+                 shapes="N=512 V=128000 D=256", dtype=dtype,
+                 **times.ratio(name, "whole"))
 
 
-def _paired(sizes: tuple[int, int, int], rounds: int) -> dict[str, float]:
-  """Median seconds of both forms, and the median of their paired ratios."""
-  args = _inputs(*sizes)
-  run = {form: functools.partial(
-      _gradients, form, tuple(range(5)), Layout(), *args)
-         for form in ("plain", "stream")}
-  for form in run:
-    _seconds(run[form])
-  times = [{form: _seconds(run[form]) for form in run} for _ in range(rounds)]
-  median = lambda of: statistics.median(of(t) for t in times)
-  return {"ratio": median(lambda t: t["stream"] / t["plain"]),
-          "plain_ms": 1e3 * median(lambda t: t["plain"]),
-          "stream_ms": 1e3 * median(lambda t: t["stream"])}
-
-
-def temporaries(form: str, tokens: int, vocab: int, width: int) -> int:
-  """Bytes of temporaries of the gradient to h; compiled, not run."""
-  shapes = jax.eval_shape(functools.partial(_inputs, tokens, vocab, width))
-  compiled = _gradients.lower(form, (0,), Layout(), *shapes).compile()
-  return compiled.memory_analysis().temp_size_in_bytes
-
-
-def _c1(rounds: int) -> Figure:
-  found = _paired((1024, 32_000, 512), rounds)
-  return Figure("time / plain, N 1024 V 32,000 D 512", found.pop("ratio"),
-                1.10, details=found)
-
-
-def _c2() -> Figure:
-  both = lambda *sizes: [temporaries(f, *sizes) for f in ("plain", "stream")]
-  plain, ours = both(1024, 32_000, 512)
-  large_plain, large = both(1764, 128_256, 3072)
-  # The goal at the large size is 15 times less and 120 MiB.
-  ratio = min(plain / ours, 10 / 15 * large_plain / large,
-              10 * 120 * MIB / large)
-  return Figure(
-      "plain / our temporaries, gradient to h; the least of N 1024 V 32,000 "
-      "D 512 and, scaled to its own goals of 15 and 120 MiB, N 1764 V 128,256 "
-      "D 3072", ratio, 10, True, {
-          "ratio": plain / ours, "large_ratio": large_plain / large,
-          "large_mib": large / MIB})
-
-
-def _c3() -> Figure:
-  small, large = (temporaries("stream", 512, v, 256) for v in (8000, 128_000))
-  return Figure("temporaries at V 128,000 / at V 8,000, N 512 D 256",
-                large / small, 1.1, details={"mib": large / MIB})
-
-
-def _c4(rounds: int) -> Figure:
-  found = _paired((512, 128_000, 256), rounds)
-  return Figure("time / plain, N 512 V 128,000 D 256", found.pop("ratio"),
-                1.0, details=found)
-
-
-def _c5(rounds: int) -> Figure:
-  details = {}
-  for tokens in (128, 256, 512, 1024, 2048):
-    found = _paired((tokens, 32_000, 256), rounds)
-    h = jax.ShapeDtypeStruct((1, tokens, 256), jnp.float32)
-    plain = logit_bytes(h, 32_000, Layout()) <= PLAIN
-    ratio = found["ratio"]
-    details[str(tokens)] = {
-        "form": FORMS[1] if plain else FORMS[2],
-        "against_better": max(1.0, 1 / ratio if plain else ratio),
-        "stream_over_plain": ratio}
-  return Figure("time of the form chosen / of the better one, V 32,000 D 256, "
-                "the worst of N 128 to 2048",
-                max(d["against_better"] for d in details.values()), 1.05,
-                details=details)
-
-
-def _c6() -> Figure:
+def _sharded() -> Figure:
+  """C6, on four devices, virtual ones where there are fewer."""
   if len(jax.devices()) >= 4:
-    found = sharded()
-  else:  # the number of CPU devices is fixed when JAX starts
+    found = over_four_devices()
+  else:  # how many there are is fixed when JAX starts
+    code = ("import json; from align_jax.bench.vocab_mix import "
+            "over_four_devices as run; print(json.dumps(run()))")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    code = ("import json; from align_jax.bench.vocab_mix import sharded; "
-            "print(json.dumps(sharded()))")
     found = json.loads(subprocess.run(
         [sys.executable, "-c", code], env=environment, check=True,
-        capture_output=True, text=True).stdout.splitlines()[-1])
+        stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
   worst = max(found["relative_error"] / 1e-5, found["all_reduces"] / 3,
-              10.0 * found["vocabulary_gathers"])
-  return Figure("words over 4 devices: the largest of relative error / 1e-5, "
-                "all-reduces forward / 3, and gathers of anything as long as "
-                "the vocabulary", worst, 1.0, details=found)
+              2.0 * found["vocabulary_gathers"])
+  return Figure(
+      "c6", "words over 4 devices, the largest of: relative error / 1e-5, "
+      "all-reduces forward / 3, 2 x gathers as long as the vocabulary",
+      worst, "N=64 V=2000 and V=2001 D=64", "float32", goal=1.0, parts=found)
 
 
-def sharded(vocab: int = 2001, tokens: int = 64, width: int = 64
-            ) -> dict[str, float]:
-  """The op with its words over four devices, beside the plain one on one."""
-  from jax.sharding import NamedSharding, PartitionSpec
-
-  from align_jax.config import MeshConfig
-  from align_jax.parallel.mesh import make_mesh
-
+def over_four_devices() -> dict[str, float]:
+  """Words over `tensor` = 4 beside the plain form on one device."""
   errors, reduces, gathers = [], 0, 0
-  for words in (vocab, vocab - vocab % 4):  # cut by us, and lying cut
-    args = _inputs(tokens, words, width)
-    want = _gradients("plain", tuple(range(5)), Layout(), *args)
+  for vocab in (2000, 2001):  # the tables lie cut; each device cuts its own
+    args = inputs((64, vocab, 64), "float32")
     mesh = make_mesh(MeshConfig(data=1, tensor=4), jax.devices()[:4])
-    cut = PartitionSpec(None if words % 4 else "tensor")
+    cut = P(None if vocab % 4 else "tensor")
     placed = [jax.device_put(x, NamedSharding(
-        mesh, cut if i in (1, 4) else PartitionSpec()))
-              for i, x in enumerate(args)]
-    with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
-      got = _gradients("stream", tuple(range(5)), Layout(mesh), *placed)
-      text = _gradients.lower("stream", (), Layout(mesh),
-                              *placed).compile().as_text()
+        mesh, cut if i in (1, 4) else P())) for i, x in enumerate(args)]
+    every = tuple(range(5))
+    with jax.default_matmul_precision("highest"), jax.set_mesh(mesh):
+      want = _run("plain", every, Layout(), *args)
+      got = _run("stream", every, Layout(mesh), *placed)
+      text = _run.lower("stream", (), Layout(mesh),
+                        *placed).compile().as_text()
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
       g, w = np.asarray(g, "d"), np.asarray(w, "d")
-      errors.append(np.linalg.norm(g - w) / np.linalg.norm(w))
+      errors.append(float(np.linalg.norm(g - w) / np.linalg.norm(w)))
     reduces = max(reduces, len(re.findall(r" all-reduce(?:-start)?\(", text)))
-    for line in re.findall(r"= (\S+) all-gather(?:-start)?\(", text):
-      sizes = [int(d) for d in re.findall(r"\d+", line.split("{")[0])[1:]]
-      gathers += any(size >= words // 4 for size in sizes)
-  return {"relative_error": float(max(errors)), "all_reduces": reduces,
+    for shape in re.findall(r"= (\S+) all-gather(?:-start)?\(", text):
+      sizes = [int(d) for d in re.findall(r"[\[,](\d+)", shape)]
+      gathers += max(sizes, default=0) >= vocab // 4
+  return {"relative_error": max(errors), "all_reduces": reduces,
           "vocabulary_gathers": gathers}
+
+
+def shapes(n: int, v: int, d: int, dtype: str = "float32"
+           ) -> list[jax.ShapeDtypeStruct]:
+  """h, W2, the affine, E and a cotangent."""
+  low = lambda *s: jax.ShapeDtypeStruct(s, jnp.dtype(dtype))
+  vector = jax.ShapeDtypeStruct((v,), jnp.float32)
+  return [low(1, n, d), low(v, d), vector, vector, low(v, d), low(1, n, d)]
+
+
+def inputs(sizes: Sizes, dtype: str, seed: int = 0) -> list[jax.Array]:
+  """Arrays of `shapes`."""
+  rng = np.random.default_rng(seed)
+  made = []
+  for i, s in enumerate(shapes(*sizes, dtype)):
+    x = rng.standard_normal(math.prod(s.shape), np.float32).reshape(s.shape)
+    made.append(jnp.asarray(1 + 0.1 * x if i == 2 else x, s.dtype))
+  return made
+
+
+def gradients(form: str, wanted: tuple[int, ...], layout: Layout,
+              *args: jax.Array, **options: Any) -> Any:
+  """The mix of args[:5], and gradients for the cotangent args[5]."""
+
+  def mix(*chosen: jax.Array) -> jax.Array:
+    given = list(args[:5])
+    for i, x in zip(wanted, chosen):
+      given[i] = x
+    return vocab_mix(*given, form=form, layout=layout, **options)
+
+  out, back = jax.vjp(mix, *(args[i] for i in wanted))
+  return out, back(args[5])
+
+
+_run = jax.jit(gradients, static_argnums=(0, 1, 2))
+
+
+def _times(sizes: Sizes, options: Options, dtype: str) -> Timings:
+  args = inputs(sizes, dtype, options.seed)
+  return paired({form: functools.partial(
+      _run, form, tuple(range(5)), Layout(), *args)
+                 for form in ("plain", "stream")}, options.rounds)

@@ -74,7 +74,7 @@ def _show(args: argparse.Namespace) -> Found:
                        f"{nearest(name, config.data.sources)}")
   parts = build(config.model, Layout())
   renderer = Renderer(parts.tokenizer, config.data.template,
-                      parts.tokens_per_image)
+                      parts.tokens_per_image, config.model.prompt_tokens)
   reader = ImageReader(parts.processor, parts.image_size,
                        config.data.max_pixels)
   shown: list[dict[str, Any]] = []

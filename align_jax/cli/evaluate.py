@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="of sample, exchange and noise (default: 0)")
   parser.add_argument("--no-blind", action="store_true",
                       help="leave out the pass with exchanged images")
+  parser.add_argument("--keep-words", default="", metavar="FILE",
+                      help="let ALIGN mix only the words of a file that "
+                      "`align-jax inspect words` wrote; the result is "
+                      "written to TASK.kept_K.json")
   parser.add_argument("--no-probe", action="store_true",
                       help="leave out the linear probe of the tower")
 
@@ -75,15 +79,23 @@ def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
       max_new_tokens=config.max_new_tokens, seed=args.seed,
       blind=not args.no_blind, probe=not args.no_probe)
   loaded = load_run(workdir, unfinished=args.unfinished)
+  stem, about_words = name, {}
+  if args.keep_words:
+    from align_jax.inspect.pruning import read_words
+    words = read_words(args.keep_words)
+    loaded = loaded.keeping(words)
+    # Beside the run's own evaluation, not in its place.
+    stem = f"{name}.kept_{len(words)}"
+    about_words = {"keep_words": args.keep_words, "kept": len(words)}
   with _Bars() as bars:
     result, samples = evaluate(loaded, task, options, bars)
   folder = workdir / "eval"
   folder.mkdir(exist_ok=True)
-  lines = folder / f"{name}.jsonl"
+  lines = folder / f"{stem}.jsonl"
   lines.write_text("".join(json.dumps(row) + "\n" for row in samples),
                    encoding="utf-8")
-  result |= about(workdir) | {"samples": str(lines)}
-  write_json(folder / f"{name}.json", result)
+  result |= about(workdir) | {"samples": str(lines)} | about_words
+  write_json(folder / f"{stem}.json", result)
   return result
 
 

@@ -1,6 +1,7 @@
 """`align-jax inspect`: what the visual tokens of a run mean."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,11 +17,22 @@ pictures and one self-contained page, RUN/inspect/report.html, which also has
 the results of `align-jax evaluate` where there are any of the same step.
 
   align-jax inspect run runs/quickstart
-  align-jax inspect run runs/quickstart --image photo.png"""
+  align-jax inspect run runs/quickstart --image photo.png
+
+Or finds the K words that carry ALIGN's distribution on images, and writes
+RUN/inspect/kept.json, which `align-jax evaluate RUN --keep-words` takes:
+
+  align-jax inspect words runs/align --keep 3400 --images 100
+
+Or tells how a connector starts, before any training: how far its tokens are
+apart, and over how many words ALIGN spreads them, for other gains as well:
+
+  align-jax inspect start --config quickstart:connector=align --gains 1,3,6"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("what", choices=("run",), help="what to look into")
+  parser.add_argument("what", choices=("run", "words", "start"),
+                      help="what to look into")
   which_run.add_run(parser)
   parser.add_argument("--images", type=int, default=6, metavar="N",
                       help="test images to show (default: %(default)s)")
@@ -31,10 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="words of a token (default: %(default)s)")
   parser.add_argument("--seed", type=int, default=0,
                       help="of the choice of images (default: 0)")
+  parser.add_argument("--keep", type=int, default=3400, metavar="K",
+                      help="for `words`: how many (default: %(default)s)")
+  parser.add_argument("--config", metavar="FILE[:arg]",
+                      help="for `start`; single fields are set with "
+                      "--config.FIELD=VALUE")
+  parser.add_argument("--gains", default="1,2,3,4,6,10", metavar="G,G",
+                      help="for `start`: other gains (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
+  if args.what == "start":
+    return start(args)
+  if args.config or args.overrides:
+    from align_jax.errors import InputError
+    raise InputError(f"--config goes with `inspect start`; `inspect "
+                     f"{args.what}` takes a run")
   workdir = which_run.folder(args)
+  if args.what == "words":
+    return kept_words(workdir, args)
   with kept_clean():
     result = inspect_folder(workdir, args)
   if args.json:
@@ -58,6 +85,56 @@ def run(args: argparse.Namespace) -> int:
             f"{100 * scored['margin']:+.1f} points over what needs no "
             f"looking; {line}")
   print(line)
+  return 0
+
+
+def start(args: argparse.Namespace) -> int:
+  """How a config's connector starts."""
+  from align_jax.config import load_config
+  from align_jax.errors import InputError
+  from align_jax.inspect import start as starts
+  from align_jax.validate import validate
+
+  if not args.config:
+    raise InputError("`inspect start` needs --config FILE")
+  try:
+    gains = [float(g) for g in args.gains.split(",") if g]
+  except ValueError as error:
+    raise InputError(f"--gains {args.gains}: numbers with commas between "
+                     "them are needed") from error
+  with kept_clean():
+    config = validate(load_config(args.config, args.overrides), args.config)
+    images = args.image or starts.images_of(config, args.images)
+    found = starts.measure(starts.untrained(config), images, gains)
+  if args.json:
+    which_run.print_json([dataclasses.asdict(s) for s in found])
+  else:
+    print(starts.table(found))
+  return 0
+
+
+def kept_words(workdir: Path, args: argparse.Namespace) -> int:
+  """The words that carry a run's distribution, in a file."""
+  from align_jax.api import load_run
+  from align_jax.inspect import pruning
+
+  with kept_clean():
+    loaded = load_run(workdir, unfinished=args.unfinished)
+    images, _ = chosen(loaded, args, asked=False)
+    found = pruning.find(loaded, images, args.keep)
+  path = workdir / "inspect" / "kept.json"
+  path.parent.mkdir(exist_ok=True)
+  pruning.write_words(found, path)
+  if args.json:
+    which_run.print_json(dataclasses.asdict(found) | {"file": str(path)})
+    return 0
+  print(f"{len(found.words):,} of {found.vocabulary:,} words carry "
+        f"{found.mass:.2%} on {len(images)} images, {found.least_mass:.2%} of "
+        "the token that loses most")
+  print("words that carry " + ", ".join(
+      f"{float(s):g}: {n:,}" for s, n in found.needed.items()))
+  print(f"{found.negligible:,} words have less than 1e-6 each, "
+        f"{found.negligible_mass:.2%} together; kept words: {path}")
   return 0
 
 
@@ -110,11 +187,12 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   return result
 
 
-def chosen(loaded: Any, args: argparse.Namespace, scored: bool = False
-           ) -> tuple[list[Any], list[list[dict[str, Any]]]]:
+def chosen(loaded: Any, args: argparse.Namespace, scored: bool = False,
+           asked: bool = True) -> tuple[list[Any], list[list[dict[str, Any]]]]:
   """Images to look at, and for each what was asked and answered.
 
-  Answers are those of the evaluation if the run was `scored` at this step.
+  Answers are those of the evaluation if the run was `scored` at this step;
+  without `asked` there are none.
   """
   from align_jax.errors import InputError
   from align_jax.evals.tasks import TASKS
@@ -127,10 +205,13 @@ def chosen(loaded: Any, args: argparse.Namespace, scored: bool = False
     raise InputError("the run's config names no task to take images from; "
                      "give --image FILE")
   task = TASKS.get(config.task)(**config.options)
+  if not asked:
+    images = look.some_images(task.n_images, args.images, args.seed)
+    return [task.image(i) for i in images], [[] for _ in images]
   lines = loaded.workdir / "eval" / f"{config.task}.jsonl"
-  asked = look.questions(loaded, task, args.images, args.seed,
+  answers = look.questions(loaded, task, args.images, args.seed,
                          lines if scored else None)
-  return [task.image(i) for i in asked], list(asked.values())
+  return [task.image(i) for i in answers], list(answers.values())
 
 
 def evaluation(workdir: Path, task: str, step: int) -> dict[str, Any] | None:

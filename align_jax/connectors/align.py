@@ -5,48 +5,152 @@
 
 Each visual token is a weighted mean of word embeddings, so it lies in their
 convex hull.
+
+Where the paper is silent, or the code that was released with it does
+otherwise, there is a flag; `preset` sets all of them at once, and a flag that
+is given beside it wins:
+
+  preset         what it is
+  paper          Eq. 1 and 2 as written
+  released_code  a ReLU after the first norm, a norm on the output (so tokens
+                 leave the hull), biases, no gradient into E
+  recommended    the paper's form with the start that we measured to be better
 """
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
+from align_jax.errors import InputError
 from align_jax.ops.cost import Product
 from align_jax.ops.norms import layer_norm
 from align_jax.ops.vocab_mix import vocab_mix, vocab_probs
+from align_jax.registry import nearest
+
+_EPS = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """What the paper leaves open; the defaults are the paper's form.
+
+  Attributes:
+    relu: a ReLU after the first norm.
+    out_norm: a LayerNorm over the width of a token, after the mix.
+    tied_w2: W2 is the LLM's live head itself. Otherwise it is a copy of its
+      own, since the paper's appendix counts "an additional LM head layer".
+    embed_gradient: gradient flows into E, where the decoder trains. Not
+      stated; the plain reading of Eq. 2.
+    affine: the norms have a scale and a bias. Not stated; usual.
+    biases: W1 and W2 have one. The equations have none.
+    logit_gain: of the norm over the vocabulary, at the start. 1 is the paper
+      as written, and starts almost uniform over the words.
+  """
+  relu: bool = False
+  out_norm: bool = False
+  tied_w2: bool = False
+  embed_gradient: bool = True
+  affine: bool = True
+  biases: bool = False
+  logit_gain: float = 1.0
+
+
+PRESETS: dict[str, Flags] = {
+    "paper": Flags(),
+    "released_code": Flags(relu=True, out_norm=True, embed_gradient=False,
+                           biases=True),
+    "recommended": Flags(logit_gain=3.0),
+}
+
+
+def flags_of(preset: str, given: Mapping[str, Any]) -> Flags:
+  """A preset's flags, but for those given (None: as the preset has it).
+
+  Raises:
+    InputError: no such preset.
+  """
+  if preset not in PRESETS:
+    raise InputError(f"connector 'align' has no preset {preset!r}"
+                     f"{nearest(preset, PRESETS)} (known: "
+                     f"{', '.join(PRESETS)})")
+  names = [f.name for f in dataclasses.fields(Flags)]
+  return dataclasses.replace(PRESETS[preset], **{
+      n: given[n] for n in names if given.get(n) is not None})
 
 
 class Align(Connector):
   """Eq. 1 and 2: softmax(LN(W2 LN(W1 f))) @ E, a visual token a patch.
 
   Parameters: `w1_cd` f[C,D]; `norm1_scale_d`, `norm1_bias_d`; `w2_vd` f[V,D],
-  a trainable copy of the LM head; `norm2_scale_v`, `norm2_bias_v`. No biases
-  on W1 and W2 (the paper names none). Gradient flows into E where the decoder
-  trains.
+  unless it is tied; `norm2_scale_v`, `norm2_bias_v`; by flags `w1_bias_d`,
+  `w2_bias_v`, `out_norm_scale_d`, `out_norm_bias_d`.
 
-  Not stated in the paper, ours: eps 1e-5, affine norms, W1 lecun-normal, the
-  start of the second norm's gain.
+  Not stated in the paper, ours: eps 1e-5, W1 lecun-normal.
 
   Attributes:
-    logit_gain: initial gain of the LayerNorm over the vocabulary. 1 is the
-      paper as written, and starts almost uniform over the words.
+    preset: "paper", "released_code" or "recommended".
+    relu, out_norm, tied_w2, embed_gradient, affine, biases, logit_gain: see
+      `Flags`; None is what the preset says.
+    w2_start: "head", a copy of the LM head, or "random": the control that
+      tells what the copy is worth.
+    keep_words: the only words that are mixed, by their numbers; () is all.
+      `align-jax inspect words` finds those that carry the mass.
+    norm_kept: the norm over the vocabulary, too, sees the kept words alone.
+      That is the cheaper form to train; without it the logits are those of
+      the whole vocabulary, as when words are removed after training.
   """
-  logit_gain: float = 1.0
+  preset: str = "paper"
+  relu: bool | None = None
+  out_norm: bool | None = None
+  tied_w2: bool | None = None
+  embed_gradient: bool | None = None
+  affine: bool | None = None
+  biases: bool | None = None
+  logit_gain: float | None = None
+  w2_start: str = "head"
+  keep_words: tuple[int, ...] = ()
+  norm_kept: bool = False
 
   @classmethod
-  def copied_from_decoder(cls, **options: object) -> dict[str, str]:
-    """W2 starts as the LM head (the tied embedding where there is none)."""
-    del options
+  def copied_from_decoder(cls, preset: str = "paper", w2_start: str = "head",
+                          **options: Any) -> dict[str, str]:
+    """W2 starts as the LM head (the tied embedding where there is none).
+
+    Raises:
+      InputError: no such preset or start.
+    """
+    starts = ("head", "random")
+    if w2_start not in starts:
+      raise InputError(f"connector 'align': w2_start {w2_start!r} is none of "
+                       f"{', '.join(starts)}{nearest(w2_start, starts)}")
+    if flags_of(preset, options).tied_w2 or w2_start == "random":
+      return {}
     return {"w2_vd": "head_vd"}
 
   @classmethod
   def products(cls, patches: int, width: int, dim_out: int, vocab_size: int,
-               **options: object) -> list[Product]:
-    """W1, W2 and the mean of embeddings: 2 P (C D + 2 V D) an image."""
+               keep_words: tuple[int, ...] = (), **options: Any
+               ) -> list[Product]:
+    """W1, W2 and the mean of embeddings: 2 P (C D + 2 V D) an image.
+
+    The backward pass computes the logits again. The Gram matrix of the norm,
+    2 V D^2 a step shared by all devices, belongs to no image.
+    """
     del options
-    words = 2.0 * patches * vocab_size * dim_out
+    words = 2.0 * patches * (len(keep_words) or vocab_size) * dim_out
     return [Product(2.0 * patches * width * dim_out, "w1_cd"),
-            Product(words, "w2_vd"), Product(words, "/decoder/embed_vd")]
+            Product(words, "w2_vd", again=words),
+            Product(words, "/decoder/embed_vd")]
+
+  def flags(self) -> Flags:
+    """The preset's, but for those given."""
+    return flags_of(self.preset, {
+        f.name: getattr(self, f.name) for f in dataclasses.fields(Flags)})
 
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,
@@ -55,28 +159,72 @@ class Align(Connector):
 
     aux["probs_tv"] f32[B,N,P,V] is Eq. 1, for inspection. Under jit it costs
     nothing to whoever does not use it.
+
+    Raises:
+      InputError: a table of another vocabulary than W2's, or words to keep
+        that it does not have.
     """
     del image_mask
+    flags, width, vocab = self.flags(), self.dim_out, self.vocab_size
+    self._check(flags, context)
     b, n, p, c = features.shape
-    ones, zeros = nn.initializers.ones, nn.initializers.zeros
-    w1_cd = self.param("w1_cd", nn.initializers.lecun_normal(),
-                       (c, self.dim_out))
-    scale_d = self.param("norm1_scale_d", ones, (self.dim_out,))
-    bias_d = self.param("norm1_bias_d", zeros, (self.dim_out,))
-    w2_vd = self.param("w2_vd", nn.initializers.normal(0.02),
-                       (self.vocab_size, self.dim_out))
-    scale_v = self.param("norm2_scale_v",
-                         nn.initializers.constant(self.logit_gain),
-                         (self.vocab_size,))
-    bias_v = self.param("norm2_bias_v", zeros, (self.vocab_size,))
+    zeros = nn.initializers.zeros
+    h = features.astype(self.dtype) @ self.param(
+        "w1_cd", nn.initializers.lecun_normal(), (c, width)).astype(self.dtype)
+    if flags.biases:
+      h = h + self.param("w1_bias_d", zeros, (width,)).astype(self.dtype)
+    h = layer_norm(h, *self._affine("norm1", "d", width), eps=_EPS)
+    h = nn.relu(h) if flags.relu else h
+    h = self.layout.constrain(h.reshape(b, n * p, width), "b..")
 
-    h = features.astype(self.dtype) @ w1_cd.astype(self.dtype)
-    h = layer_norm(h, scale_d, bias_d, eps=1e-5)
-    h = self.layout.constrain(h.reshape(b, n * p, self.dim_out), "b..")
-    words = (w2_vd.astype(self.dtype), scale_v, bias_v)
-    tokens = vocab_mix(h, *words, context.embed_vd.astype(self.dtype),
-                       layout=self.layout)
-    probs = vocab_probs(h, *words, layout=self.layout)
-    return ConnectorOutput(
-        tokens.reshape(b, n, p, self.dim_out),
-        {"probs_tv": probs.reshape(b, n, p, self.vocab_size)})
+    if flags.tied_w2:
+      w2_vd = context.head_vd
+    else:
+      w2_vd = self.param("w2_vd", nn.initializers.normal(0.02),
+                         (vocab, width))
+    scale_v, bias_v = self._affine("norm2", "v", vocab, flags.logit_gain)
+    if flags.biases:
+      # The bias of W2 is one more column of it, met by a one.
+      bias = self.param("w2_bias_v", zeros, (vocab,))
+      w2_vd = jnp.concatenate([w2_vd, bias[:, None].astype(w2_vd.dtype)], 1)
+      h = jnp.concatenate([h, jnp.ones_like(h[..., :1])], -1)
+    embed_vd = context.embed_vd
+    if not flags.embed_gradient:
+      embed_vd = jax.lax.stop_gradient(embed_vd)
+    options = dict(layout=self.layout, eps=_EPS, norm_kept=self.norm_kept)
+    if self.keep_words:
+      options["keep"] = jnp.asarray(self.keep_words, jnp.int32)
+    tokens = vocab_mix(h, w2_vd, scale_v, bias_v, embed_vd, **options)
+    probs = vocab_probs(h, w2_vd, scale_v, bias_v, **options)
+    if flags.out_norm:
+      tokens = layer_norm(tokens, *self._affine("out_norm", "d", width),
+                          eps=_EPS)
+    return ConnectorOutput(tokens.reshape(b, n, p, width),
+                           {"probs_tv": probs.reshape(b, n, p, vocab)})
+
+  def _affine(self, name: str, letter: str, size: int, gain: float = 1.0
+              ) -> tuple[jax.Array | None, jax.Array | None]:
+    """Scale and bias of a norm, where it has them."""
+    if not self.flags().affine:
+      return (None if gain == 1.0 else jnp.full(size, gain)), None
+    init = nn.initializers
+    return (self.param(f"{name}_scale_{letter}", init.constant(gain), (size,)),
+            self.param(f"{name}_bias_{letter}", init.zeros, (size,)))
+
+  def _check(self, flags: Flags, context: Context) -> None:
+    words = context.embed_vd.shape[0]
+    if words != self.vocab_size:
+      raise InputError(
+          f"the embedding table has {words:,} words, the connector's W2 "
+          f"{self.vocab_size:,}: ALIGN mixes the one by the other's softmax, "
+          "so head and table must have one vocabulary")
+    if flags.tied_w2 and context.head_vd is None:
+      raise InputError("tied_w2 needs the decoder's head, and the context "
+                       "has none")
+    kept = set(self.keep_words)
+    wrong = sorted(w for w in kept if not 0 <= w < self.vocab_size)
+    if wrong:
+      raise InputError(f"keep_words: a vocabulary of {self.vocab_size:,} has "
+                       f"no word {', '.join(map(str, wrong[:5]))}")
+    if len(kept) < len(self.keep_words):
+      raise InputError("keep_words: a word is named more than once")

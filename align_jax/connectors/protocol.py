@@ -29,10 +29,13 @@ class Context:
     extras: what the batch's `extras` holds (instruction tokens, labels ...):
       at least what `Connector.extras` declares, in training. Generation
       gives none.
+    head_vd: f[V,D] the LLM's head, the live array itself: the embedding table
+      where it is tied.
   """
   embed_vd: jax.Array
   image_segment_ids: jax.Array
   extras: dict[str, jax.Array] = struct.field(default_factory=dict)
+  head_vd: jax.Array | None = None
 
 
 @struct.dataclass

@@ -92,9 +92,12 @@ class Renderer:
       adds one; "caption" for contrastive training, `{bos}{answer}{eos}`
       without visual tokens or labels.
     tokens_per_image: T.
+    prompt_tokens: how many learned tokens stand before a sample, after its
+      bos: the first special tokens of its row.
   """
 
-  def __init__(self, tokenizer: Any, template: str, tokens_per_image: int):
+  def __init__(self, tokenizer: Any, template: str, tokens_per_image: int,
+               prompt_tokens: int = 0):
     if template not in TEMPLATES:
       raise InputError(f"template {template!r} is not one of "
                        f"{', '.join(TEMPLATES)}{nearest(template, TEMPLATES)}")
@@ -107,6 +110,7 @@ class Renderer:
     self.tokenizer = tokenizer
     self.template = template
     self.tokens_per_image = tokens_per_image
+    self.prompt_tokens = prompt_tokens
     # A copy of our own: it has a placeholder token, threads share it, and
     # nobody else's truncation or padding settings can reach it.
     self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -246,8 +250,10 @@ class Renderer:
       ids.append(token)
       marks.append(bool(inside[start]))
       visual.append(-1)
-    n = len(self._bos)
-    return _rendered(self._bos + ids, [False] * n + marks, [-1] * n + visual,
+    learned = [-2 - x for x in range(self.prompt_tokens)]
+    before = self._bos + [self._pad] * len(learned)
+    return _rendered(before + ids, [False] * len(before) + marks,
+                     [-1] * len(self._bos) + learned + visual,
                      example["images"], text)
 
   def _caption(self, example: Example) -> Rendered:
@@ -299,12 +305,15 @@ def show(rendered: Rendered, tokenizer: Any) -> str:
       lines.append(f"{at:>9}  {'*' if marks[at] else ' ':^5}  {token}")
       at += 1
       continue
-    end = at
+    step = 1 if slot >= 0 else -1  # special tokens count downwards
+    end = at + 1
     while end < len(rendered) and rendered.visual[end] != -1 and (
-        end == at or rendered.visual[end] == rendered.visual[end - 1] + 1):
+        rendered.visual[end] == rendered.visual[end - 1] + step):
       end += 1
-    lines.append(f"{f'{at}-{end - 1}':>9}  {'':^5}  visual tokens "
-                 f"{slot}-{rendered.visual[end - 1]}")
+    last = rendered.visual[end - 1]
+    what = (f"visual tokens {slot}-{last}" if slot >= 0 else
+            f"special tokens {-2 - slot}-{-2 - last}")
+    lines.append(f"{f'{at}-{end - 1}':>9}  {'':^5}  {what}")
     at = end
   lines.append(f"{len(rendered)} positions, {rendered.n_labels} supervised, "
                f"{rendered.n_images} image(s)")

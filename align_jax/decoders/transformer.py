@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from align_jax.decoders.lora import Lora, adapted
 from align_jax.ops.attention import attention
 from align_jax.ops.context import balances, collect, spread
 from align_jax.ops.cost import Product
@@ -151,6 +152,15 @@ class Block(nn.Module):
   config: DecoderConfig
   dtype: Any = jnp.float32
   layout: Layout = Layout()
+  lora: Lora | None = None
+
+  def product(self, equation: str, x: jax.Array, name: str, *shape: int,
+              inputs: int = 1) -> jax.Array:
+    """x with a weight and, where it has them, with its adapters."""
+    y = jnp.einsum(equation, x, self.weight(name, *shape, inputs=inputs))
+    if self.lora is not None and self.lora.covers(name):
+      y = y + adapted(self, self.lora, equation, x, name, shape)
+    return y
 
   def weight(self, name: str, *shape: int, inputs: int = 1) -> jax.Array:
     """A parameter in the dtype of the computation."""
@@ -182,9 +192,9 @@ class Block(nn.Module):
     d, h, g, k, f = c.width, c.heads, c.kv_heads, c.head_width, c.mlp_width
 
     y = rms_norm(x, self.weight("attn_norm_d", d), c.norm_eps)
-    q = jnp.einsum("bld,dhk->blhk", y, self.weight("q_dhk", d, h, k))
-    keys = jnp.einsum("bld,dgk->blgk", y, self.weight("k_dgk", d, g, k))
-    values = jnp.einsum("bld,dgk->blgk", y, self.weight("v_dgk", d, g, k))
+    q = self.product("bld,dhk->blhk", y, "q_dhk", d, h, k)
+    keys = self.product("bld,dgk->blgk", y, "k_dgk", d, g, k)
+    values = self.product("bld,dgk->blgk", y, "v_dgk", d, g, k)
     if c.attn_bias:
       q = q + self.weight("q_bias_hk", h, k)
       keys = keys + self.weight("k_bias_gk", g, k)
@@ -202,20 +212,19 @@ class Block(nn.Module):
     mix = attention(q, keys, values, causal=True, **where, packed=packed,
                     balanced=packed and balances(x.shape[1], layout),
                     layout=layout)
-    y = jnp.einsum("blhk,hkd->bld", mix,
-                   self.weight("o_hkd", h, k, d, inputs=2))
+    y = self.product("blhk,hkd->bld", mix, "o_hkd", h, k, d, inputs=2)
     if c.attn_bias:
       y = y + self.weight("o_bias_d", d)
     x = layout.constrain(x + y, "bld")
 
     y = rms_norm(x, self.weight("mlp_norm_d", d), c.norm_eps)
-    gate = jnp.einsum("bld,df->blf", y, self.weight("gate_df", d, f))
-    up = jnp.einsum("bld,df->blf", y, self.weight("up_df", d, f))
+    gate = self.product("bld,df->blf", y, "gate_df", d, f)
+    up = self.product("bld,df->blf", y, "up_df", d, f)
     if c.mlp_bias:
       gate = gate + self.weight("gate_bias_f", f)
       up = up + self.weight("up_bias_f", f)
     y = layout.constrain(nn.silu(gate) * up, "blf")
-    y = jnp.einsum("blf,fd->bld", y, self.weight("down_fd", f, d))
+    y = self.product("blf,fd->bld", y, "down_fd", f, d)
     if c.mlp_bias:
       y = y + self.weight("down_bias_d", d)
     return layout.constrain(x + y, "bld"), new
@@ -229,11 +238,13 @@ class Decoder(nn.Module):
     dtype: of the computation; parameters keep their own.
     remat: what the backward pass keeps, see `ops/stack.py`.
     layout: where activations live.
+    lora: adapters beside its weights, or None.
   """
   config: DecoderConfig
   dtype: Any = jnp.float32
   remat: str = "none"
   layout: Layout = Layout()
+  lora: Lora | None = None
 
   def setup(self) -> None:
     c = self.config
@@ -244,7 +255,7 @@ class Decoder(nn.Module):
     self.final_norm = self.param(
         "final_norm_d", nn.initializers.ones_init(), (c.width,))
     self.layers = LayerStack(
-        Block(c, self.dtype, self.layout), c.layers, self.remat)
+        Block(c, self.dtype, self.layout, self.lora), c.layers, self.remat)
 
   def embed_vd(self) -> jax.Array:
     """f[V,D], the live embedding table, in its own dtype."""

@@ -195,6 +195,11 @@ def _pairs(run: Run, found: Words, token: int) -> list[list[Any]]:
           for i, s in zip(found.ids[token], found.scores[token])]
 
 
+def some_images(images: int, count: int, seed: int) -> list[int]:
+  """`count` of so many images, by the seed alone."""
+  return _chosen(range(images), count, seed)
+
+
 def _chosen(images: Sequence[int], count: int, seed: int) -> list[int]:
   known = sorted(set(images))
   random.Random(f"inspect/{seed}").shuffle(known)

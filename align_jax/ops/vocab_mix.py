@@ -24,7 +24,7 @@ from align_jax.registry import nearest
 FORMS = ("auto", "plain", "stream")
 
 # Bytes of f32 logits on a device up to which the plain form is the faster.
-PLAIN_BYTES = 16 * 2**20
+PLAIN_BYTES = 4 * 2**20
 
 
 def vocab_probs(
@@ -106,7 +106,7 @@ def vocab_mix(
     keep: jax.Array | None = None,
     norm_kept: bool = False,
     form: str = "auto",
-    chunk: int = 2048,
+    chunk: int = 1536,
 ) -> jax.Array:
   """Eq. 1 and 2: f[B,N,K] -> f[B,N,D], a point in the hull of E's rows.
 

@@ -145,11 +145,11 @@ def _run(how, values, back=None, wanted=()):
              for name, x in (("w2_vd", w2), ("embed_vd", embed))]
     rows = ROWS if h.shape[0] % layout.shards(ROWS) == 0 else None
     marks = "context" if h.shape[1] % sizes["context"] == 0 else None
+    there = lambda axis: axis if axis and sizes[axis] > 1 else None
     axes = _Axes(
-        vocab="tensor" if sizes["tensor"] > 1 else None,
-        cut=specs[0][0] == specs[1][0] == "tensor",
-        width=(specs[0][1], specs[1][1]),
-        tokens=(rows or ()) + ((marks,) if marks else ()))
+        vocab=there("tensor"), cut=specs[0][0] == specs[1][0] == "tensor",
+        width=(there(specs[0][1]), there(specs[1][1])),
+        tokens=tuple(filter(there, (*(rows or ()), marks))))
     by_token, tables = P(rows, marks), [P(*s) for s in specs]
     into = (by_token, tables[0], P(), P(), tables[1], P())
     saved = {"log_sum": by_token, "rate": by_token, "spread": by_token,

@@ -87,7 +87,7 @@ def assemble(config: Config, workdir: Path) -> Job:
   patterns = [p for stage in config.stages for p in stage.train]
   rows = batches.local_rows(mesh, config.data.rows)
   renderer = Renderer(parts.tokenizer, config.data.template,
-                      parts.tokens_per_image)
+                      parts.tokens_per_image, config.model.prompt_tokens)
   reader = ImageReader(parts.processor, parts.image_size,
                        config.data.max_pixels)
   suffix = (f".{jax.process_index()}" if jax.process_count() > 1 else "")

@@ -218,6 +218,25 @@ def test_plain_bos_only_where_the_tokenizer_adds_one():
   np.testing.assert_array_equal(added.tokens[1:], without.tokens)
 
 
+def test_learned_tokens_stand_after_bos_and_are_not_supervised():
+  from tokenizers.processors import TemplateProcessing
+  tokenizer = word_tokenizer(None)
+  tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+      single="<|im_start|> $A",
+      special_tokens=[("<|im_start|>", tokenizer.bos_token_id)])
+  case = example("<image> what color", "blue", images=1)
+  without = Renderer(tokenizer, "plain", 4)(case)
+  learned = Renderer(tokenizer, "plain", 4, prompt_tokens=2)(case)
+  assert learned.visual.tolist() == [
+      -1, -2, -3, *without.visual[1:].tolist()]
+  for field in ("tokens", "targets", "loss_weights"):
+    np.testing.assert_array_equal(
+        np.delete(getattr(learned, field), [1, 2])[1:],
+        getattr(without, field)[1:])
+  assert not learned.loss_weights[:3].any()
+  assert "1-2         special tokens 0-1" in show(learned, tokenizer)
+
+
 @pytest.fixture(scope="module")
 def smollm2():
   """The tokenizer of the quickstart, with its own template."""

@@ -1,0 +1,81 @@
+"""Words that carry ALIGN's distribution: found, written, kept."""
+
+import json
+
+import numpy as np
+import pytest
+
+import align_jax
+from align_jax import api
+from align_jax.cli.main import main
+from align_jax.errors import InputError
+from align_jax.inspect import pruning
+from tests.evals import tiny_run
+
+pytest.importorskip("easy_vqa")
+
+
+@pytest.fixture(scope="module")
+def align():
+  return align_jax.load_run(tiny_run.shared("align"))
+
+
+@pytest.fixture(scope="module")
+def images():
+  rng = np.random.default_rng(0)
+  return list(rng.integers(0, 256, (3, 16, 16, 3)).astype(np.uint8))
+
+
+def test_the_heaviest_words_and_their_mass_computed_slowly(align, images):
+  found = pruning.find(align, images, 10)
+  probs = np.concatenate([align.distribution([i])[0] for i in images])
+  mean = {v: np.mean([p[v] for p in probs]) for v in range(80)}
+  heavy = sorted(mean, key=lambda v: -mean[v])[:10]
+  assert set(found.words) == set(heavy)
+  np.testing.assert_allclose(found.mass, sum(mean[v] for v in heavy),
+                             rtol=1e-5)
+  np.testing.assert_allclose(
+      found.least_mass, min(sum(p[v] for v in heavy) for p in probs),
+      rtol=1e-5)
+  assert found.vocabulary == 80 and found.tokens == 12
+  assert found.needed["0.5"] < found.needed["0.9"] <= 80
+
+
+def test_a_run_that_keeps_words_renormalises_over_them(align, images):
+  kept = pruning.find(align, images, 10).words
+  pruned = align.keeping(kept)
+  whole, few = (r.distribution(images[:1])[0] for r in (align, pruned))
+  assert (np.delete(few, kept, axis=-1) == 0).all()
+  np.testing.assert_allclose(
+      few[:, kept], whole[:, kept] / whole[:, kept].sum(-1, keepdims=True),
+      rtol=1e-4)
+  np.testing.assert_allclose(pruned.visual_tokens(images[:1])[0],
+                             few @ align.embeddings, rtol=1e-4, atol=1e-5)
+
+
+def test_words_go_through_a_file_into_an_evaluation(
+    align, capsys, monkeypatch):
+  monkeypatch.setattr(api, "load_run", lambda workdir, **options: align)
+  run = str(align.workdir)
+  assert main(["inspect", "words", run, "--keep", "12", "--images", "2",
+               "--json"]) == 0
+  said = json.loads(capsys.readouterr().out)
+  assert len(said["words"]) == 12 and 0 < said["mass"] < 1
+  assert pruning.read_words(said["file"]) == tuple(said["words"])
+  assert main(["evaluate", run, "--limit", "4", "--no-probe", "--no-blind",
+               "--keep-words", said["file"], "--json"]) == 0
+  scored = json.loads(capsys.readouterr().out)
+  assert scored["kept"] == 12
+  assert (align.workdir / "eval" / "easy_vqa.kept_12.json").is_file()
+
+
+def test_what_cannot_be_kept_is_refused(align, images, tmp_path):
+  with pytest.raises(InputError, match="81 words to keep of 80"):
+    pruning.find(align, images[:1], 81)
+  with pytest.raises(InputError, match="holds no words to keep"):
+    pruning.read_words(tmp_path / "none.json")
+  free = align_jax.load_run(tiny_run.shared("mlp"))
+  with pytest.raises(InputError, match="'mlp' mixes no words"):
+    free.keeping((1, 2))
+  with pytest.raises(InputError, match="'mlp' has no distribution"):
+    pruning.find(free, images[:1], 3)
