@@ -44,7 +44,7 @@ LEAST: dict[str, float] = {
 }
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "vlm": ("tower", "connector", "decoder", "prompt_xd"),
+    "vlm": ("tower", "connector", "decoder"),
     "clip": ("tower", "text", "logit_scale", "image_projection_ce",
              "text_projection_ce"),
 }
@@ -409,7 +409,8 @@ def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
            "- and _")
   if not stage.train:
     yield f"{where}.train: names no parameter"
-  modules = (*MODULES[config.model.kind], *config.model.scalars)
+  modules = (*MODULES[config.model.kind], *config.model.scalars,
+             *(("prompt_xd",) if config.model.prompt_tokens else ()))
   for pattern, rate in stage.train.items():
     first = pattern.split("/")[0]
     if not any(fnmatch.fnmatchcase(m, first) for m in modules):

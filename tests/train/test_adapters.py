@@ -120,7 +120,8 @@ def test_a_connector_alone_lands_on_another_mesh_with_the_same_outputs(
   params, origins = init_params(parts, mesh, ["connector/*"],
                                 jax.random.key(7))
   assert origins["connector/w2_vd"].startswith(str(folder))
-  assert params["connector"]["w2_vd"].sharding.spec == ("tensor", "fsdp")
+  assert tuple(params["connector"]["w2_vd"].sharding.spec) == (
+      "tensor", "fsdp")
 
   features = np.random.default_rng(0).normal(size=(2, 1, 4, 16)).astype("f")
   embed = np.asarray(loaded.params["decoder"]["embed_vd"])
