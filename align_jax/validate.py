@@ -393,12 +393,25 @@ def _combinations(config: Config) -> Iterator[str]:
       yield f"mesh.{field.name}: {size} is neither -1 nor at least 1"
   if not config.stages:
     yield "stages: there is none"
+  yield from _untrained(config)
   seen: dict[str, str] = {}
   for where, stage in _stages(config):
     if stage.name in seen:
       yield f"{where}.name: {stage.name!r} is taken by {seen[stage.name]}"
     seen.setdefault(stage.name, where)
     yield from _stage(config, where, stage)
+
+
+def _untrained(config: Config) -> Iterator[str]:
+  """What is there only to be trained, and no stage trains."""
+  patterns = [p for stage in config.stages for p in stage.train]
+  if config.model.prompt_tokens and not any(
+      fnmatch.fnmatchcase("prompt_xd", p) for p in patterns):
+    yield "model.prompt_tokens: no stage trains prompt_xd"
+  if config.model.lora.rank and not any(
+      "_lora_" in p or fnmatch.fnmatchcase("decoder/layers/q_lora_dr", p)
+      for p in patterns):
+    yield "model.lora: no stage trains decoder/layers/*_lora_*"
 
 
 def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from align_jax.config import Config, DataConfig, MeshConfig, ModelConfig
+from align_jax.decoders.lora import Lora
 from align_jax.objectives.next_token import NextToken, labelled
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh
@@ -221,6 +222,33 @@ def test_learned_prompt_tokens_stand_at_their_places():
 
   x = model.apply({"params": params}, batch, method=embedded)
   np.testing.assert_array_equal(x[3, 0], params["prompt_xd"][1])
+
+
+@pytest.mark.slow
+def test_adapters_and_prompt_on_a_mesh_give_one_devices_gradients():
+  batch = random_batch()
+  batch["visual_index"][:, 0] = 2 * PATCHES + 1
+
+  def model(layout=Layout()):
+    vlm = tiny_vlm("align", layout, preset="released_code")
+    return vlm.clone(prompt_tokens=2, decoder=vlm.decoder.clone(
+        lora=Lora(2, 2.0, ("q", "v", "o", "down"))))
+
+  flat = flatten(tiny_params(model(), batch))
+  rng = np.random.default_rng(0)
+  flat = {p: rng.normal(size=x.shape).astype("f") if "_lora_r" in p else x
+          for p, x in flat.items()}
+  want = _loss_and_grads(model())(unflatten(flat), batch)
+  mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+  where = shardings(flat, mesh)
+  placed = unflatten({k: jax.device_put(v, where[k])
+                      for k, v in flat.items()})
+  rows = NamedSharding(mesh, Layout(mesh).spec("b"))
+  got = _loss_and_grads(model(Layout(mesh)), Layout(mesh))(
+      placed, jax.device_put(batch, rows))
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+  _assert_same_gradients(got[1], want[1])
+  assert np.abs(want[1]["prompt_xd"][1]).max() > 0
 
 
 def test_labelled_positions_come_in_order_and_first():

@@ -102,3 +102,7 @@ def test_faults_of_a_config_are_listed_together(tmp_path):
   said = str(error.value)
   assert "did you mean 'gate'" in said and "named twice" in said
   assert "model.prompt_tokens: -1 is below 0" in said
+  assert "no stage trains decoder/layers/*_lora_*" in said
+  config["model"]["prompt_tokens"] = 2
+  with pytest.raises(ConfigError, match="no stage trains prompt_xd"):
+    validate(config)

@@ -1,13 +1,16 @@
 """The streaming ALIGN mix equals the plain one, in value and gradients."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from align_jax.bench.vocab_mix import gradients, shapes
 from align_jax.config import MeshConfig
 from align_jax.ops.vocab_mix import vocab_mix
 from align_jax.parallel.layout import Layout
@@ -88,6 +91,35 @@ def test_every_sharding_equals_plain_on_one_device(vocab, shape, kept):
   with jax.set_mesh(mesh):
     got = _grads("stream", layout, **_kept(kept))(*placed)
   _assert_same(got, want)
+
+
+@pytest.mark.parametrize("vocab", [24, 21])
+def test_words_over_four_devices_meet_in_three_all_reduces(vocab):
+  mesh = make_mesh(MeshConfig(data=1, tensor=4), jax.devices()[:4])
+  table = NamedSharding(mesh, P(None if vocab % 4 else "tensor"))
+  whole = NamedSharding(mesh, P())
+  args = [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=(
+      table if k in ("w2_vd", "embed_vd") else whole))
+          for k, v in _inputs(vocab).items()]
+  with jax.set_mesh(mesh):
+    text = jax.jit(functools.partial(
+        vocab_mix, form="stream", chunk=7, layout=Layout(mesh))).lower(
+            *args).compile().as_text()
+  assert len(re.findall(r" all-reduce(?:-start)?\(", text)) <= 3
+  assert not re.search(r" (all-gather|all-to-all)(?:-start)?\(", text)
+
+
+def test_no_array_of_tokens_by_words_is_held():
+  n, v, d = 256, 4000, 16
+  compiled = jax.jit(functools.partial(
+      gradients, "stream", (0,), Layout())).lower(*shapes(n, v, d)).compile()
+  held = compiled.memory_analysis().temp_size_in_bytes
+  wide = jax.jit(functools.partial(
+      gradients, "plain", (0,), Layout())).lower(*shapes(n, v, d)).compile()
+  assert wide.memory_analysis().temp_size_in_bytes > 4 * n * v
+  # Three arrays of a chunk, and little else.
+  assert held < 4 * 4 * n * 1536
+  assert f"[{n},{v}]" not in compiled.as_text()
 
 
 def test_only_wanted_gradients_are_computed():
