@@ -12,6 +12,7 @@ from align_jax.bench.figure import Figure
 from align_jax.bench.timing import paired
 from align_jax.bench.versus_torch import device, imports
 from align_jax.hub.faces import LoadedDecoder, load_decoder
+from align_jax.plan.chips import chip_named
 
 # parameters -> (vocabulary, width, layers, goal at one row); head width 64.
 SIZES = {
@@ -52,8 +53,6 @@ def run(options: Options) -> Iterator[Figure]:
 
 def _large(options: Options) -> Iterator[Figure]:
   """One row of a 3B decoder in bf16: bandwidth, and HF's best."""
-  from align_jax.plan.chips import chip_named
-
   theirs, ours = _pair(
       options.seed, "bfloat16", vocab_size=128_256, hidden_size=3072,
       num_hidden_layers=28, intermediate_size=8192, num_attention_heads=24,

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from align_jax.bench.cases import Ready
 from align_jax.build import param_shapes
+from align_jax.plan.chips import chip_named
+from align_jax.plan.cost import step_cost, total
 
 CONVENTION = (
     "products of the model alone, 2 a multiplication: forward, once more for "
@@ -16,8 +18,6 @@ CONVENTION = (
 
 def flops_of(case: Ready) -> float:
   """Of one step, over all devices, by the plan's convention."""
-  from align_jax.plan.cost import step_cost, total
-
   shapes = param_shapes(case.parts, case.mesh)
   costs = step_cost(case.config, case.stage, case.parts, shapes,
                     list(case.state.trained))
@@ -26,8 +26,6 @@ def flops_of(case: Ready) -> float:
 
 def peak() -> float:
   """Published bf16 FLOP/s of all devices; 0 where it is not in the table."""
-  from align_jax.plan.chips import chip_named
-
   chip = chip_named(jax.devices()[0].device_kind)
   return chip.peak * jax.device_count() if chip else 0.0
 

@@ -46,9 +46,9 @@ def chunked_loss(
     targets: i32[B,M] in [0, V).
     weights: f32[B,M]; 0 for unused places.
     layout: the mesh; rows over its row axes, V over `tensor`.
-    chunk: tokens whose logits exist at one time, on each device. None is a
-      quarter of them, but at least 128, below which reading the head costs
-      more than multiplying with it, and at most 512.
+    chunk: tokens whose logits exist at one time, on each device. None is half
+      of D, between 128 and 512: with fewer, logits are little beside the
+      gradient of the head, which each further chunk reads and writes.
 
   Returns:
     f32[], equal to `plain_loss`. Differentiable in hidden and head_vd; the
@@ -118,7 +118,7 @@ def _local(hidden, head_vd, targets, weights, chunk, wanted, master,
   first_word = jax.lax.axis_index(vocab_axis) * words if vocab_axis else 0
 
   count = targets.size
-  chunk = min(chunk or min(max(-(-count // 4), 128), 512), count)
+  chunk = min(chunk or min(max(width // 2, 128), 512), count)
   turns = -(-count // chunk)
   pad = lambda x: jnp.pad(
       x.reshape(count, *x.shape[2:]),

@@ -34,7 +34,7 @@ def check(config: Config, parts: Parts, devices: int) -> dict[str, int]:
           f"stages[{i}]: {config.data.rows} rows in {stage.accumulate} "
           f"microbatches are {micro} rows, which the {shards} devices of "
           "mesh axes replica x data x fsdp do not share evenly")
-  faults += _heads(parts, axes["tensor"])
+  faults += head_faults(parts, axes["tensor"])
   if config.data.row_length % axes["context"]:
     faults.append(f"data.row_length: {config.data.row_length} tokens do not "
                   f"divide by mesh.context = {axes['context']}")
@@ -43,7 +43,8 @@ def check(config: Config, parts: Parts, devices: int) -> dict[str, int]:
   return axes
 
 
-def _heads(parts: Parts, tensor: int) -> list[str]:
+def head_faults(parts: Parts, tensor: int) -> list[str]:
+  """Of a decoder whose heads that many devices cannot share."""
   sizes: Any = getattr(getattr(parts.model, "decoder", None), "config", None)
   heads = getattr(sizes, "heads", tensor)
   groups = getattr(sizes, "kv_heads", tensor)

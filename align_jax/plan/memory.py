@@ -155,7 +155,7 @@ class _Moments:
     d = self.decoder.width
     labels = self.rows * self.config.data.labels_per_row / (
         self.axes["context"])
-    logits = min(labels, 512, max(labels / 4, 128)) * v * 4
+    logits = min(labels, 512, max(d // 2, 128)) * v * 4
     head = "decoder/embed_vd" if self.decoder.tied_head else "decoder/head_vd"
     table = v * d
     return (table * self.width + 3 * logits

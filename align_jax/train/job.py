@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from align_jax.config import Config, StageConfig
-from align_jax.errors import InputError
+from align_jax.errors import ConfigError, InputError
 from align_jax.parallel.layout import Layout
 
 
@@ -72,7 +72,11 @@ def declared(config: Config,
 
 
 def assemble(config: Config, workdir: Path) -> Job:
-  """The job of a config: mesh, model, pipeline."""
+  """The job of a config: mesh, model, pipeline.
+
+  Raises:
+    ConfigError: heads that the mesh's tensor axis does not divide.
+  """
   from align_jax import build
   from align_jax.data import batch as batches
   from align_jax.data.images import ImageReader
@@ -80,10 +84,13 @@ def assemble(config: Config, workdir: Path) -> Job:
   from align_jax.data.render import Renderer
   from align_jax.objectives import make_objective
   from align_jax.parallel.mesh import make_mesh
+  from align_jax.plan.check import head_faults
 
   mesh = make_mesh(config.mesh)
   layout = Layout(mesh)
   parts = build.build(config.model, layout)
+  if faults := head_faults(parts, mesh.shape["tensor"]):
+    raise ConfigError(config.name, faults)
   patterns = [p for stage in config.stages for p in stage.train]
   rows = batches.local_rows(mesh, config.data.rows)
   renderer = Renderer(parts.tokenizer, config.data.template,

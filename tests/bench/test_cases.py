@@ -110,13 +110,13 @@ def _figures(run, **options):
 
 
 def test_a_step_of_a_config_says_what_it_costs():
-  pytest.importorskip("align_jax.plan")
-  found = _figures(step_bench.run, config=tiny(), synthetic=True)
+  found = _figures(step_bench.run, config=tiny(), synthetic=True,
+                   rounds=1)
   assert {"compile_seconds", "step_seconds", "tokens_per_second",
           "images_per_second", "share_of_matmul"} <= set(found)
   assert "input_wait_seconds" not in found  # nothing was read
   tokens = found["tokens_per_second"].value
-  assert tokens * found["step_seconds"].value == pytest.approx(32, rel=0.5)
+  assert tokens * found["step_seconds"].value == pytest.approx(32)
   assert "recomputation" in found["share_of_matmul"].flops
   assert "B=2 L=16 N=2 M=4 T=4" in found["step_seconds"].shapes
 
@@ -159,6 +159,7 @@ def test_the_loader_feeds_steps(monkeypatch):
   assert found["c13"].value > 0
 
 
+@SLOW
 def test_a_ready_step_trains():
   case = ready(tiny())
   before = float(case())

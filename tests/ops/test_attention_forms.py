@@ -11,6 +11,7 @@ import pytest
 from align_jax.config import MeshConfig
 from align_jax.ops.attention import FORMS, LARGEST, attention, choose
 from align_jax.ops.attention_chunked import SCORES, chunk_of, chunked
+from align_jax.ops.attention_gpu import triton
 from align_jax.ops.context import (
   balances,
   collect,
@@ -71,7 +72,7 @@ CAUSAL = dict(causal=True, packed=True)
 @pytest.mark.parametrize("form,length,options", [
     ("splash", 256, CAUSAL),
     ("triton", 256, CAUSAL),
-    ("chunked", 50, CAUSAL),
+    pytest.param("chunked", 50, CAUSAL, marks=SLOW),
     pytest.param("splash", 256, CAUSAL | dict(window=40, soft_cap=3.0),
                  marks=SLOW),
     pytest.param("splash", 250, CAUSAL, marks=SLOW),
@@ -79,7 +80,7 @@ CAUSAL = dict(causal=True, packed=True)
     pytest.param("triton", 200, CAUSAL, marks=SLOW),
     pytest.param("triton", 256, {}, marks=SLOW),
     ("chunked", 50, CAUSAL | dict(window=9, soft_cap=3.0)),
-    ("chunked", 50, {}),
+    pytest.param("chunked", 50, {}, marks=SLOW),
 ])
 def test_packed_ragged_rows(form, length, options, monkeypatch):
   monkeypatch.setattr("align_jax.ops.attention_chunked.SCORES", 4096)
@@ -297,6 +298,22 @@ def test_no_array_of_queries_by_keys_beyond_4096(shape):
 def test_what_a_form_cannot_do_is_refused(change, says):
   with pytest.raises(ValueError, match=says):
     attention(*qkv(128), **packed(128, 60), **change)
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_the_triton_form_lowers_for_a_gpu(width):
+  """Without one: as far as the kernel's own code, backward too."""
+  arrays = [jax.ShapeDtypeStruct((2, 512, h, width), jnp.bfloat16)
+            for h in (4, 2, 2)]
+  ids = jax.ShapeDtypeStruct((2, 512), jnp.int32)
+
+  def loss(q, k, v, ids):
+    return triton(q, k, v, q_segments=ids, kv_segments=ids, causal=True,
+                  window=None, soft_cap=None, interpret=False).sum()
+
+  lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(
+      *arrays, ids).lower(lowering_platforms=("cuda",))
+  assert lowered.as_text().count("custom_call @__gpu$xla.gpu.triton") >= 3
 
 
 def test_every_form_is_known():

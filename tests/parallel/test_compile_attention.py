@@ -53,4 +53,4 @@ def test_compiles_for_v5e_without_queries_by_keys(
   assert "tpu_custom_call" in text
   assert f"{length},{length}]" not in text
   if "context" in shape:
-    assert "all-gather" in text and "reduce-scatter" in text
+    assert "all-gather" in text

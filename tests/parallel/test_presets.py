@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from align_jax.errors import InputError
 from align_jax.parallel.layout import AXES, Layout
 from align_jax.parallel.mesh import _arranged, over_slices
 from align_jax.parallel.presets import ACCELERATORS, mesh_for
+from align_jax.plan.check import head_faults
 from tests.test_vlm import ALONE, MIXED
 
 
@@ -92,6 +94,14 @@ def test_the_layouts_of_all_configs_are_tested():
     axes = used(mesh)
     assert not axes or axes in tested or axes - {"replica", "data"} in {
         t - {"replica", "data"} for t in tested}, (name, sorted(axes))
+
+
+def test_heads_that_tensor_does_not_divide_are_named():
+  parts = SimpleNamespace(model=SimpleNamespace(decoder=SimpleNamespace(
+      config=SimpleNamespace(heads=24, kv_heads=8))))
+  assert head_faults(parts, 8) == head_faults(parts, 4) == []
+  assert "do not divide the decoder's 24 heads" in head_faults(parts, 16)[0]
+  assert "8 key-value heads do not divide" in head_faults(parts, 12)[0]
 
 
 def test_without_a_mesh_the_platform_is_what_is_at_hand():
