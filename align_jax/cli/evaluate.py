@@ -11,11 +11,13 @@ from align_jax.cli.stdout import kept_clean
 DESCRIPTION = """\
 Asks a run every question of its task's test split, and scores the answers
 beside three baselines: the most frequent answer, the best training answer to
-each question, and the same model shown other images. Writes RUN/eval/TASK.json
-and, for each question, a line of RUN/eval/TASK.jsonl.
+each question, and the same model shown other images. A benchmark without a
+training split has no such answers: a dash stands in their place. Writes
+RUN/eval/TASK.json and, for each question, a line of RUN/eval/TASK.jsonl.
 
   align-jax evaluate runs/quickstart --limit 500
-  align-jax evaluate runs/quickstart --noise 0.5 --noise 1 --json"""
+  align-jax evaluate runs/quickstart --noise 0.5 --noise 1 --json
+  align-jax evaluate RUN --task pope --option folder=/data/pope"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       metavar="SIGMA", help="also with Gaussian noise on the "
                       "tower's features, in units of their own standard "
                       "deviation; may be given several times")
-  parser.add_argument("--scoring", default="generate",
+  parser.add_argument("--scoring", default="",
                       choices=("generate", "likelihood", "both"),
                       help="greedy generation, likelihood over the closed set "
-                      "of answers, or both (default: %(default)s)")
+                      "of answers, or both (default: the task's own)")
+  parser.add_argument("--scorer", default="", metavar="NAME",
+                      help="a registered scorer (default: the task's own)")
   parser.add_argument("--task", default="", metavar="NAME",
                       help="a registered task (default: the config's)")
+  parser.add_argument("--option", action="append", default=[],
+                      metavar="NAME=VALUE", help="of the task, such as its "
+                      "folder; may be given several times")
   parser.add_argument("--seed", type=int, default=0,
                       help="of sample, exchange and noise (default: 0)")
   parser.add_argument("--no-blind", action="store_true",
@@ -62,7 +69,7 @@ def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   from align_jax.api import load_run
   from align_jax.errors import InputError
   from align_jax.evals.evaluation import Options, evaluate
-  from align_jax.evals.tasks import TASKS
+  from align_jax.evals.tasks import TASKS, open_task
   from align_jax.train.manifest import write_json
   from align_jax.train.restore import run_config
 
@@ -72,11 +79,11 @@ def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
     raise InputError(f"the config of {workdir} names no task; give --task, "
                      f"one of {', '.join(TASKS.names())}")
   own = config.options if name == config.task else {}
-  task = TASKS.get(name)(**own)
+  task = open_task(name, own | _options(args.option))
   options = Options(
       limit=config.limit if args.limit is None else args.limit,
       noise=tuple(args.noise), scoring=args.scoring, rows=config.batch,
-      max_new_tokens=config.max_new_tokens, seed=args.seed,
+      scorer=args.scorer, max_new_tokens=config.max_new_tokens, seed=args.seed,
       blind=not args.no_blind, probe=not args.no_probe)
   loaded = load_run(workdir, unfinished=args.unfinished)
   stem, about_words = name, {}
@@ -99,6 +106,14 @@ def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   return result
 
 
+def _options(given: list[str]) -> dict[str, Any]:
+  from align_jax.errors import InputError
+  faults = [text for text in given if "=" not in text]
+  if faults:
+    raise InputError(f"--option {faults[0]!r} is not NAME=VALUE")
+  return dict(text.split("=", 1) for text in given)
+
+
 def about(workdir: Path) -> dict[str, Any]:
   """Where a result is from: the run's manifest, and this evaluation's own."""
   import jax
@@ -115,17 +130,24 @@ def about(workdir: Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-  """The result for people."""
-  pct = lambda x: "     –" if x is None else f"{100 * x:5.1f} %"
-  low, high = result["ci95"]
-  sure = result["margin_ci95"]
+  """The result for people; a dash stands for what cannot be known."""
+  share = result["share"]
+  unit = 100 if share else 1
+  pct = lambda x: "     –" if x is None else (
+      f"{100 * x:5.1f} %" if share else f"{x:7.4f}")
+  between = lambda pair, sign="": (
+      "" if pair is None else
+      f"95 %: {unit * pair[0]:{sign}.1f} to {unit * pair[1]:{sign}.1f}")
+  sure = between(result["ci95"])
   lines = [
       f"{result['task']}: {result['n']} questions on {result['images']} "
       f"images, after {result['step']} steps",
       f"protocol: {result['protocol']}", "",
-      f"  accuracy            {pct(result['accuracy'])}   95 %: "
-      f"{100 * low:.1f} to {100 * high:.1f}, redrawing images",
-  ]
+      f"  {result['headline']:<18}  {pct(result['accuracy'])}"
+      + (f"   {sure}, redrawing images" if sure else "")]
+  lines += [f"  {name:<18}  {pct(value) if share else f'{value:7.4f}'}"
+            for name, value in result["scores"].items()
+            if name != result["headline"]]
   if "likelihood_accuracy" in result:
     lines.append(f"  by likelihood       {pct(result['likelihood_accuracy'])}")
   lines += [
@@ -133,10 +155,13 @@ def table(result: dict[str, Any]) -> str:
       f"  question prior      {pct(result['question_prior_accuracy'])}   best "
       "training answer to each question",
       f"  exchanged images    {pct(result['blind_accuracy'])}   the same "
-      "model, shown something else",
-      f"  margin              {100 * result['margin']:+5.1f} points over the "
-      f"better of the last two; 95 %: {100 * sure[0]:+.1f} to "
-      f"{100 * sure[1]:+.1f}", ""]
+      "model, shown something else"]
+  if result["margin"] is not None:
+    sure = between(result["margin_ci95"], "+")
+    lines.append(
+        f"  margin              {unit * result['margin']:+5.1f} points over "
+        "the better of the last two" + (f"; {sure}" if sure else ""))
+  lines.append("")
   for kind, row in result["by_type"].items():
     lines.append(
         f"  {kind:<18}  {pct(row['accuracy'])}   {row['n']} questions; prior "

@@ -1,6 +1,8 @@
 """Files -> examples -> packed rows -> sharded batches.
 
-  source    a file or a data set as examples            llava.py, easy_vqa/
+  source    a file or a data set as examples            llava.py, easy_vqa/,
+            several images a record                     image_lists.py demon.py
+            shards and hub files        webdataset.py parquet_chats.py, ...
             seeded views of another source's images     views.py
   render    an example as tokens with a loss mask       render.py
   images    an image as uint8 pixels with a box         images.py
@@ -13,9 +15,17 @@ from align_jax.data.example import PLACEHOLDER, BadSample, Example, Source
 from align_jax.registry import Registry
 
 SOURCES = Registry("source", {
+    "bigdocs": "align_jax.data.parquet_chats:BigDocs",
+    "demon": "align_jax.data.demon:Demon",
+    "doc_downstream": "align_jax.data.doc_downstream:DocDownstream",
     "easy_vqa": "align_jax.data.easy_vqa.source:EasyVQA",
+    "image_lists": "align_jax.data.image_lists:ImageLists",
     "llava": "align_jax.data.llava:Llava",
+    "llava_558k": "align_jax.data.llava_558k:Llava558K",
+    "llava_next": "align_jax.data.parquet_chats:LlavaNext",
+    "mantis": "align_jax.data.parquet_chats:Mantis",
     "views": "align_jax.data.views:Views",
+    "webdataset": "align_jax.data.webdataset:WebDataset",
 })
 
 __all__ = ["PLACEHOLDER", "SOURCES", "BadSample", "Example", "Source"]

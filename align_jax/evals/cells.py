@@ -113,13 +113,13 @@ def run_cell(cell: Cell, folder: Path, runner: Runner = in_a_process,
   return record
 
 
-def by_image(samples: Path) -> dict[str, list[int]]:
-  """Right answers and questions of each image, from a per-sample file."""
-  counts: dict[int, list[int]] = {}
+def by_image(samples: Path) -> dict[str, list[float]]:
+  """Summed scores and questions of each image, from a per-sample file."""
+  counts: dict[int, list[float]] = {}
   for line in samples.read_text(encoding="utf-8").splitlines():
     row = json.loads(line)
     entry = counts.setdefault(row["image"], [0, 0])
-    entry[0] += int(row["right"])
+    entry[0] += row["score"] if "score" in row else int(row["right"])
     entry[1] += 1
   images = sorted(counts)
   return {"image": images, "right": [counts[i][0] for i in images],

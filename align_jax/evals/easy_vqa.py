@@ -21,7 +21,7 @@ class EasyVQATask:
     data_dir: where the builder keeps its files; "" is the default cache.
     probe: training images that the linear probe is fitted on.
   """
-  name = "easy_vqa"
+  name, scorer, scoring, max_new_tokens = "easy_vqa", "exact", "generate", 0
   answers = ("yes", "no", *SHAPES, *COLORS)
 
   def __init__(self, split: str = "test", data_dir: str = "",

@@ -1,8 +1,9 @@
 """A run scored on a task, beside what can be scored without looking.
 
 One pass over the questions as they are, one with each image exchanged for
-one that shows something else, one for each strength of noise. The headline is
-the margin over the better of the two blind scores.
+another, one for each strength of noise. The headline is the margin over the
+better of the blind scores that can be had: a benchmark without a training
+split has no question prior, which is then None and never 0.
 """
 
 import dataclasses
@@ -13,14 +14,22 @@ from typing import Any
 import numpy as np
 
 from align_jax.api import Run
+from align_jax.data.images import listed
 from align_jax.errors import InputError
 from align_jax.evals.baselines import majority_answer, question_prior
 from align_jax.evals.intervals import bootstrap, bootstrap_mean
 from align_jax.evals.probe import pool, probe_accuracy
-from align_jax.evals.scorers import PROTOCOLS, exact_match
+from align_jax.evals.scorers import SCORERS, Scorer
 from align_jax.evals.tasks import Item, Task, sample
 
-SCORINGS = ("generate", "likelihood", "both")
+# How answers are had: said, or picked from the closed set.
+SCORINGS = {
+    "generate": "greedy generation",
+    "likelihood": (
+        "closed set; the answer whose tokens and end of turn have the largest "
+        "summed log-probability"),
+    "both": "greedy generation",
+}
 
 # Told about every pass: its name, questions in all, questions just done.
 Progress = Callable[[str, int, int], None]
@@ -35,8 +44,9 @@ class Options:
     noise: strengths of noise on the tower's features, each a pass more.
     scoring: "generate", "likelihood" over the closed set, or "both": then
       generation makes the headline and is alone in the blind and noisy
-      passes.
-    max_new_tokens: answers are cut there.
+      passes. "" is the task's own.
+    max_new_tokens: answers are cut there; a task may ask for its own.
+    scorer: name in SCORERS; "" is the task's own.
     rows: questions in a batch.
     seed: of the sample, of the exchange and of the noise.
     blind: whether to make the pass with exchanged images.
@@ -44,8 +54,9 @@ class Options:
   """
   limit: int = 0
   noise: tuple[float, ...] = ()
-  scoring: str = "generate"
+  scoring: str = ""
   max_new_tokens: int = 8
+  scorer: str = ""
   rows: int = 32
   seed: int = 0
   blind: bool = True
@@ -53,7 +64,7 @@ class Options:
 
   def __post_init__(self) -> None:
     faults = []
-    if self.scoring not in SCORINGS:
+    if self.scoring and self.scoring not in SCORINGS:
       faults.append(f"scoring {self.scoring!r} is not one of "
                     f"{', '.join(SCORINGS)}")
     faults += [f"noise {s} is negative" for s in self.noise if s < 0]
@@ -73,66 +84,95 @@ def evaluate(
 
   Returns:
     (result, samples): figures that JSON can hold, and a record a question.
+    `accuracy` and its baselines are the scorer's headline; `scores` has all
+    its figures. What cannot be known is None.
 
   Raises:
-    InputError: the task has no questions.
+    InputError: the task has no questions, or no closed set for likelihoods.
   """
   started = time.monotonic()
   items = sample(task.items, options.limit, options.seed)
   if not items:
     raise InputError(f"task {task.name} has no questions")
+  options = dataclasses.replace(
+      options, scoring=options.scoring or task.scoring,
+      max_new_tokens=task.max_new_tokens or options.max_new_tokens)
+  if options.scoring != "generate" and not task.answers:
+    raise InputError(f"task {task.name} has no closed set of answers, so "
+                     f"scoring {options.scoring!r} cannot be had; 'generate' "
+                     "can")
+  name = options.scorer or task.scorer
+  try:
+    scorer = SCORERS.get(name)()
+  except KeyError as error:
+    raise InputError(error.args[0]) from error
   ask = _Asker(run, task, items, options, progress)
 
   answers, likely = ask("answers")
-  right = _right(answers, items)
   images = [item.image for item in items]
-  questions, training = zip(*task.training)
-  common = majority_answer(training)
-  prior = question_prior(questions, training)
-  prior_answers = [prior.get(item.question, common) for item in items]
+  said = {"right": answers}
+  common = None
+  if task.training:
+    questions, training = zip(*task.training)
+    common = majority_answer(training)
+    prior = question_prior(questions, training)
+    said["prior"] = [prior.get(item.question, common) for item in items]
+  right = np.asarray(scorer.scores(answers, items), np.float64)
   samples = [
       {"id": i.id, "image": i.image, "type": i.type, "question": i.question,
-       "answer": i.answer, "prediction": a, "right": bool(r), "prior": p}
-      for i, a, r, p in zip(items, answers, right, prior_answers)]
-  columns = {"right": right, "prior": _right(prior_answers, items)}
-
+       "answer": i.answer, "prediction": a, "score": float(r),
+       "right": bool(r == 1)}
+      for i, a, r in zip(items, answers, right)]
+  scores = scorer.total(answers, items)
   result: dict[str, Any] = {
-      "task": task.name, "n": len(items), "images": len(set(images)),
-      "accuracy": float(right.mean()),
-      "ci95": list(bootstrap_mean(right, images, seed=options.seed)),
-      "majority_accuracy": float(_right([common] * len(items), items).mean()),
-      "question_prior_accuracy": float(columns["prior"].mean()),
-      "blind_accuracy": None, "margin": None, "margin_ci95": None}
+      "task": task.name, "scorer": name, "n": len(items),
+      "images": len(set(images)), "accuracy": scores[scorer.headline],
+      "scores": scores, "headline": scorer.headline, "share": scorer.share,
+      "ci95": None, "majority_accuracy": None,
+      "question_prior_accuracy": None, "blind_accuracy": None,
+      "margin": None, "margin_ci95": None}
+  if common is not None:
+    _note(samples, "prior", said["prior"])
+    result["majority_accuracy"] = _headline(
+        scorer, [common] * len(items), items)
+    result["question_prior_accuracy"] = _headline(
+        scorer, said["prior"], items)
   if likely is not None:
-    result["likelihood_accuracy"] = float(_right(likely, items).mean())
+    result["likelihood_accuracy"] = _headline(scorer, likely, items)
     _note(samples, "likelihood_prediction", likely)
 
   partners = task.exchanged(options.seed) if options.blind else None
   if partners is not None:
-    blind, _ = ask("exchanged images", partners=partners)
-    columns["blind"] = _right(blind, items)
+    said["blind"], _ = ask("exchanged images", partners=partners)
     _note(samples, "blind_image", [partners[i.image] for i in items])
-    _note(samples, "blind_prediction", blind)
-    result["blind_accuracy"] = float(columns["blind"].mean())
-  others = [k for k in ("prior", "blind") if k in columns]
-  gap = lambda means: means["right"] - np.max(
-      [means[k] for k in others], axis=0)
-  result["margin"] = float(gap({k: v.mean() for k, v in columns.items()}))
-  result["margin_ci95"] = list(
-      bootstrap(columns, images, gap, seed=options.seed))
+    _note(samples, "blind_prediction", said["blind"])
+    result["blind_accuracy"] = _headline(scorer, said["blind"], items)
+  others = [k for k in ("prior", "blind") if k in said]
+  if others:
+    result["margin"] = result["accuracy"] - max(
+        _headline(scorer, said[k], items) for k in others)
+  if scorer.sampled:
+    columns = {"right": right} | {
+        k: np.asarray(scorer.scores(said[k], items), np.float64)
+        for k in others}
+    result["ci95"] = list(bootstrap_mean(right, images, seed=options.seed))
+    if others:
+      result["margin_ci95"] = list(bootstrap(
+          columns, images, lambda means: means["right"] - np.max(
+              [means[k] for k in others], axis=0), seed=options.seed))
 
   result["by_type"] = {
-      kind: _of_type(np.array([i.type == kind for i in items]), columns)
+      kind: _of_type(scorer, kind, said, items)
       for kind in sorted({item.type for item in items})}
   result["noise"] = {}
   for sigma in options.noise:
     noisy, _ = ask(f"noise {sigma:g}", noise=sigma)
-    result["noise"][f"{sigma:g}"] = float(_right(noisy, items).mean())
+    result["noise"][f"{sigma:g}"] = _headline(scorer, noisy, items)
     _note(samples, f"noise_{sigma:g}_prediction", noisy)
   result["probe"] = probe(run, task, progress) if options.probe else None
-  headline = ("likelihood" if options.scoring == "likelihood" else "generate")
   result |= {
-      "scoring": options.scoring, "protocol": PROTOCOLS[headline],
+      "scoring": options.scoring,
+      "protocol": f"{SCORINGS[options.scoring]}; {scorer.protocol}",
       "limit": options.limit, "seed": options.seed, "step": run.step,
       "seconds": round(time.monotonic() - started, 1)}
   return result, samples
@@ -159,7 +199,7 @@ class _Asker:
                for p, image in zip(self.prompts, shown)]
     generator = self.run.generator(rows=self.options.rows, noise=noise,
                                    seed=self.options.seed)
-    read = lambda image: self.run.read([self.task.image(image)])
+    read = lambda image: self.run.read(listed(self.task.image(image)))
     total = len(prompts)
     told = lambda done, what=name: self.progress(what, total, done)
     said = likely = None
@@ -173,7 +213,9 @@ class _Asker:
       scores = generator.score(
           prompts, self.closed, read,
           lambda done: told(done, f"{name}, likelihood"))
-      likely = [self.task.answers[i] for i in scores.argmax(-1)]
+      likely = [
+          self.task.answers[int(row[:len(item.options) or None].argmax())]
+          for item, row in zip(self.items, scores)]
     return (likely, None) if said is None else (said, likely)
 
 
@@ -207,16 +249,20 @@ def probe(run: Run, task: Task,
   return result
 
 
-def _right(answers: Sequence[str], items: Sequence[Item]) -> np.ndarray:
-  return np.array([exact_match(a, i.answer)
-                   for a, i in zip(answers, items)], np.float64)
+def _headline(scorer: Scorer, answers: Sequence[str],
+              items: Sequence[Item]) -> float:
+  return float(scorer.total(answers, items)[scorer.headline])
 
 
-def _of_type(which: np.ndarray,
-             columns: dict[str, np.ndarray]) -> dict[str, Any]:
-  mean = lambda name: (float(columns[name][which].mean())
-                       if name in columns else None)
-  return {"n": int(which.sum()), "accuracy": mean("right"),
+def _of_type(scorer: Scorer, kind: str, said: dict[str, Sequence[str]],
+             items: Sequence[Item]) -> dict[str, Any]:
+  """The headline on the questions of one kind alone."""
+  which = [n for n, item in enumerate(items) if item.type == kind]
+  asked = [items[n] for n in which]
+  mean = lambda name: (
+      _headline(scorer, [said[name][n] for n in which], asked)
+      if name in said else None)
+  return {"n": len(which), "accuracy": mean("right"),
           "question_prior_accuracy": mean("prior"),
           "blind_accuracy": mean("blind")}
 

@@ -5,10 +5,12 @@ with `@TASKS.register("name")` from a module in the config's `imports`.
 """
 
 import dataclasses
+import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from align_jax.errors import InputError
 from align_jax.registry import Registry
 
 TASKS = Registry("task", {
@@ -22,11 +24,16 @@ class Item:
 
   Attributes:
     id: stable over runs and machines.
-    image: the number of its image, in 0 .. task.n_images - 1.
-    question: what is asked, without the image's placeholder.
+    image: the number of its image, or of its set of images, in
+      0 .. task.n_images - 1.
+    question: what is asked, without the images' placeholders.
     answer: the truth.
     type: kind of question, for the table by type.
     index: of its example, see `Task.example`.
+    answers: all that its scorer accepts or compares with; of people asked,
+      one each. `answer` alone by default.
+    options: of a multiple choice, in the order of their letters.
+    facts: what else its scorer needs, such as {"group": "17"}.
   """
   id: str
   image: int
@@ -34,6 +41,14 @@ class Item:
   answer: str
   type: str
   index: int
+  answers: tuple[str, ...] = ()
+  options: tuple[str, ...] = ()
+  facts: Mapping[str, Any] = dataclasses.field(
+      default_factory=dict, hash=False)
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, "answers",
+                       tuple(self.answers) or (self.answer,))
 
 
 class Task(Protocol):
@@ -42,24 +57,37 @@ class Task(Protocol):
   Attributes:
     name: for tables and file names.
     items: the questions.
-    n_images: number of images.
-    answers: the closed set of answers.
-    training: (question, answer) pairs, for what can be known blind.
+    n_images: number of images, or of sets of them.
+    answers: the closed set of answers; empty where there is none. Of these,
+      an item with options has as many as it has options.
+    training: (question, answer) pairs, for what can be known blind; empty
+      for a benchmark without a training split, whose question prior is then
+      unknown.
+    scorer: name in SCORERS.
+    scoring: how answers are had where the user does not say: "generate" or
+      "likelihood".
+    max_new_tokens: answers are cut there; 0 leaves it to the config.
   """
   name: str
   items: Sequence[Item]
   n_images: int
   answers: Sequence[str]
   training: Sequence[tuple[str, str]]
+  scorer: str = "exact"
+  scoring: str = "generate"
+  max_new_tokens: int = 0
 
   def example(self, item: Item) -> dict[str, Any]:
     """The question as a conversation; see data/example.py."""
 
   def image(self, image: int) -> Any:
-    """An image as `ImageReader` takes it."""
+    """An image as `ImageReader` takes it, or a list of them."""
 
   def exchanged(self, seed: int) -> Sequence[int] | None:
-    """For each image one that shows something else; None if unknown."""
+    """For each image one to show instead; None if there is nothing to show.
+
+    Where a task knows what its images show, the other surely differs.
+    """
 
   def probe_images(self) -> tuple[
       Sequence[Any], Sequence[Any],
@@ -68,6 +96,20 @@ class Task(Protocol):
 
     A name of "" is unknown and left out. None if there is nothing to probe.
     """
+
+
+def open_task(name: str, options: Mapping[str, Any]) -> Task:
+  """The task of that name.
+
+  Raises:
+    InputError: there is none, or it does not take these options.
+  """
+  try:
+    kind = TASKS.get(name)
+    inspect.signature(kind).bind(**options)
+  except (KeyError, TypeError) as error:
+    raise InputError(f"task {name}: {error.args[0]}") from error
+  return kind(**options)
 
 
 def sample(items: Sequence[Item], limit: int, seed: int = 0) -> list[Item]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from align_jax.api import Run
-from align_jax.evals.scorers import exact_match
+from align_jax.data.images import listed
+from align_jax.evals.scorers import SCORERS
 from align_jax.evals.tasks import Item, Task, sample
 from align_jax.inspect import geometry, pictures, words
 from align_jax.inspect.words import Words
@@ -163,14 +164,15 @@ def questions(run: Run, task: Task, count: int, seed: int = 0,
   prompts = [dataclasses.replace(run.prompt(task.example(item)), images=image)
              for image, item in rows]
   answers = run.generator().generate(
-      prompts, lambda image: run.read([task.image(image)]),
+      prompts, lambda image: run.read(listed(task.image(image))),
       run.config.eval.max_new_tokens)
+  scorer = SCORERS.get(task.scorer)()
   out: dict[int, list[dict[str, Any]]] = {image: [] for image in chosen}
   for (image, item), ids in zip(rows, answers):
     said = run.text(ids)
     out[image].append({
         "question": item.question, "answer": item.answer, "prediction": said,
-        "right": exact_match(said, item.answer)})
+        "right": scorer.scores([said], [item]) == [1.0]})
   return out
 
 

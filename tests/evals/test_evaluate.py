@@ -12,6 +12,7 @@ from PIL import Image
 
 import align_jax
 from align_jax import api
+from align_jax.cli import evaluate as cli
 from align_jax.cli.main import main
 from align_jax.errors import InputError
 from align_jax.evals import evaluation, tasks
@@ -35,7 +36,7 @@ def run(workdir: Path):
 
 class _Task:
   """Two coloured squares, four questions; image 1 shows the other colour."""
-  name = "squares"
+  name, scorer, scoring, max_new_tokens = "squares", "exact", "generate", 0
   n_images = 2
   answers = ("red", "blue", "yes")
   training = [("what color is it?", "red"), ("what color is it?", "red"),
@@ -129,6 +130,61 @@ def test_likelihood_alone_is_the_headline(run):
   assert all(s["prediction"] in _Task.answers for s in samples)
   assert result["blind_accuracy"] is None
   assert result["margin"] == pytest.approx(result["accuracy"] - 0.5)
+
+
+def test_a_benchmark_without_training_has_no_prior(run):
+  class Untrained(_Task):
+    training = ()
+
+  result, samples = evaluation.evaluate(
+      run, Untrained(), Options(probe=False))
+  assert result["majority_accuracy"] is None
+  assert result["question_prior_accuracy"] is None
+  assert result["margin"] == pytest.approx(
+      result["accuracy"] - result["blind_accuracy"])
+  assert "prior" not in samples[0]
+  result["step"] = 2
+  assert "question prior           –" in cli.table(result)
+  result, _ = evaluation.evaluate(
+      run, Untrained(), Options(probe=False, blind=False))
+  assert result["margin"] is None and result["margin_ci95"] is None
+  assert "margin" not in cli.table(result)
+
+
+def test_sets_of_images_and_options(run):
+  class Pairs(_Task):
+    """Two images a question, or none; three letters for two options."""
+    items = [Item("0", 0, "which is red?", "A", "pair", 0,
+                  options=("first", "second")),
+             Item("1", 1, "what is it?", "B", "none", 1,
+                  options=("red", "blue"))]
+    answers = ("A", "B", "C")
+    training = ()
+
+    def example(self, item):
+      images = self.image(item.image)
+      return {"id": item.id, "origin": item.id, "images": images,
+              "conversation": [{
+                  "role": "user",
+                  "content": "<image>" * len(images) + item.question}]}
+
+    def image(self, image):
+      return [super(Pairs, self).image(i) for i in (0, 1)][:2 - 2 * image]
+
+  result, samples = evaluation.evaluate(run, Pairs(), Options(
+      probe=False, blind=False, scoring="likelihood"))
+  assert result["n"] == 2 and result["scoring"] == "likelihood"
+  assert all(s["prediction"] in "AB" for s in samples)
+
+
+def test_likelihood_needs_a_closed_set(run):
+  class Open(_Task):
+    answers = ()
+
+  with pytest.raises(InputError, match="no closed set"):
+    evaluation.evaluate(run, Open(), Options(scoring="likelihood"))
+  with pytest.raises(InputError, match="did you mean 'exact'"):
+    evaluation.evaluate(run, Open(), Options(scorer="exakt"))
 
 
 def test_options_list_their_faults():
