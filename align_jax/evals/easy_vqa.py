@@ -22,6 +22,7 @@ class EasyVQATask:
     probe: training images that the linear probe is fitted on.
   """
   name, scorer, scoring, max_new_tokens = "easy_vqa", "exact", "generate", 0
+  beam = None
   answers = ("yes", "no", *SHAPES, *COLORS)
 
   def __init__(self, split: str = "test", data_dir: str = "",

@@ -172,7 +172,7 @@ def evaluate(
   result["probe"] = probe(run, task, progress) if options.probe else None
   result |= {
       "scoring": options.scoring,
-      "protocol": f"{SCORINGS[options.scoring]}; {scorer.protocol}",
+      "protocol": f"{_how(options.scoring, task)}; {scorer.protocol}",
       "limit": options.limit, "seed": options.seed, "step": run.step,
       "seconds": round(time.monotonic() - started, 1)}
   return result, samples
@@ -208,7 +208,8 @@ class _Asker:
       scoring = "generate"  # the headline's, to compare like with like
     if scoring != "likelihood":
       said = [self.run.text(ids) for ids in generator.generate(
-          prompts, read, self.options.max_new_tokens, told)]
+          prompts, read, self.options.max_new_tokens, told,
+          beam=self.task.beam)]
     if scoring != "generate":
       scores = generator.score(
           prompts, self.closed, read,
@@ -247,6 +248,12 @@ def probe(run: Run, task: Task,
         train_nc[known], [v for v in train_names if v],
         test_nc[asked], [v for v in test_names if v])
   return result
+
+
+def _how(scoring: str, task: Task) -> str:
+  if task.beam is not None and scoring != "likelihood":
+    return str(task.beam)
+  return SCORINGS[scoring]
 
 
 def _headline(scorer: Scorer, answers: Sequence[str],

@@ -1,9 +1,10 @@
-"""Greedy generation and closed-set scores, batched, at static shapes.
+"""Generation and closed-set scores, batched, at static shapes.
 
   images  --encode-->   visual tokens of a set        once a set of images
   prefix  --prefill-->  cache rows                    once a set of images
   rest    --prefill-->  gathered rows + the question  once a prompt
-  answer  --decode-->   one token a step until every row has ended
+  answer  --decode-->   one token a step until every row has ended; greedy,
+                        or a beam search (see beam.py)
 
 What comes out does not depend on how prompts are batched, padded or shared.
 """
@@ -23,6 +24,8 @@ from jax.sharding import NamedSharding
 from align_jax.connectors.protocol import ConnectorOutput
 from align_jax.decoders.transformer import KVCache, init_cache
 from align_jax.evals import prompts as cut
+from align_jax.evals.beam import search
+from align_jax.evals.decoding import Beam
 from align_jax.evals.prompts import Prompt
 from align_jax.parallel.layout import Layout
 
@@ -75,19 +78,25 @@ class Generator:
       read: ReadImages | None = None,
       max_new_tokens: int = 16,
       progress: Callable[[int], None] = lambda done: None,
+      beam: Beam | None = None,
   ) -> list[list[int]]:
-    """Greedy continuations, in the order of the prompts.
+    """Continuations, in the order of the prompts.
 
     Args:
       prompts: what to continue.
       read: gives the images of a set; called once a set.
       max_new_tokens: answers are cut there.
       progress: called with the number of prompts just answered.
+      beam: how to search; None takes the likeliest token each time. A cache
+        is then as many times larger as there are beams.
 
     Returns:
       Token ids of each answer, without the stop token.
     """
     def answer(*args: Any) -> np.ndarray:
+      if beam is not None:
+        return _beam(self.model, max_new_tokens, beam, self.params, self.stop,
+                     *args)
       return _generate(self.model, max_new_tokens, self.params, self.stop,
                        *args)
 
@@ -332,6 +341,32 @@ def _generate(model: nn.Module, max_new_tokens: int, params: Any,
 
   state = (jnp.asarray(1), token, out, ended, cache)
   return jax.lax.while_loop(go_on, one, state)[2]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _beam(model: nn.Module, max_new_tokens: int, beam: Beam, params: Any,
+          stop: jax.Array, prefix: KVCache | None, rows: jax.Array,
+          visual: ConnectorOutput, chunk: Chunk) -> jax.Array:
+  """i32[B, max_new_tokens]; what follows a row's stop token is noise."""
+  logits, cache, visual = _resume(
+      model, params, prefix, rows, visual, chunk, max_new_tokens - 1)
+  each = lambda x: jnp.repeat(x, beam.size)
+  live = each((chunk.length > 0).astype(jnp.int32))
+  position = each(chunk.start + chunk.length)
+  # Answers are text: no beam needs the images any more.
+  blank = ConnectorOutput(
+      jnp.zeros((len(position), 1, 1, visual.tokens.shape[-1]),
+                visual.tokens.dtype), {})
+
+  def advance(cache: KVCache, tokens: jax.Array, step: jax.Array
+              ) -> tuple[jax.Array, KVCache]:
+    hidden, cache = _read(
+        model, params, blank, _text(tokens[:, None], position + step, live),
+        cache)
+    return _call(model, params, "logits", hidden[:, 0]), cache
+
+  return search(beam, logits, cache, advance, stop, chunk.length > 0,
+                max_new_tokens)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -11,11 +11,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from align_jax.errors import InputError
+from align_jax.evals.decoding import Beam
 from align_jax.registry import Registry
 
+_READERS = "align_jax.evals.readers"
 TASKS = Registry("task", {
     "easy_vqa": "align_jax.evals.easy_vqa:EasyVQATask",
-})
+} | {name: f"{_READERS}.{place}" for name, place in {
+    # AlignVLM's nine document sets, and VCR
+    "docvqa": "docvqa:DocVqa",
+    "infovqa": "docvqa:InfoVqa",
+    "deepform": "doc_downstream:DeepForm",
+    "klc": "doc_downstream:Klc",
+    "wtq": "doc_downstream:Wtq",
+    "tabfact": "doc_downstream:TabFact",
+    "chartqa": "chartqa:ChartQa",
+    "textvqa": "textvqa:TextVqa",
+    "tablevqa": "tablevqa:TableVqa",
+    "vcr": "vcr:Vcr",
+    # images in general
+    "capsbench": "capsbench:CapsBench",
+    "coco_captions": "coco_captions:CocoCaptions",
+    "gqa": "gqa:Gqa",
+    "mmbench": "mmbench:MmBench",
+    "mmmu": "mmmu:Mmmu",
+    "mmvet": "mmvet:MmVet",
+    "mmvp": "mmvp:Mmvp",
+    "ocrbench": "ocrbench:OcrBench",
+    "pope": "pope:Pope",
+    "scienceqa_img": "scienceqa:ScienceQaImg",
+    "seedbench": "seedbench:SeedBench",
+    "stanford_dogs": "stanford_dogs:StanfordDogs",
+    "vizwiz": "vizwiz:VizWiz",
+    "vqav2": "vqav2:VqaV2",
+    # several images at once, and none
+    "demon": "image_sets:DemonTask",
+    "sam": "image_sets:SamSet",
+    "mmlu": "mmlu:Mmlu",
+}.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +100,7 @@ class Task(Protocol):
     scoring: how answers are had where the user does not say: "generate" or
       "likelihood".
     max_new_tokens: answers are cut there; 0 leaves it to the config.
+    beam: the search of a published evaluation; None is greedy.
   """
   name: str
   items: Sequence[Item]
@@ -76,6 +110,7 @@ class Task(Protocol):
   scorer: str = "exact"
   scoring: str = "generate"
   max_new_tokens: int = 0
+  beam: Beam | None = None
 
   def example(self, item: Item) -> dict[str, Any]:
     """The question as a conversation; see data/example.py."""

@@ -165,7 +165,7 @@ def questions(run: Run, task: Task, count: int, seed: int = 0,
              for image, item in rows]
   answers = run.generator().generate(
       prompts, lambda image: run.read(listed(task.image(image))),
-      run.config.eval.max_new_tokens)
+      task.max_new_tokens or run.config.eval.max_new_tokens, beam=task.beam)
   scorer = SCORERS.get(task.scorer)()
   out: dict[int, list[dict[str, Any]]] = {image: [] for image in chosen}
   for (image, item), ids in zip(rows, answers):

@@ -16,6 +16,7 @@ from align_jax.cli import evaluate as cli
 from align_jax.cli.main import main
 from align_jax.errors import InputError
 from align_jax.evals import evaluation, tasks
+from align_jax.evals.decoding import Beam
 from align_jax.evals.evaluation import Options
 from align_jax.evals.tasks import Item
 from tests.data.samples import word_tokenizer
@@ -37,6 +38,7 @@ def run(workdir: Path):
 class _Task:
   """Two coloured squares, four questions; image 1 shows the other colour."""
   name, scorer, scoring, max_new_tokens = "squares", "exact", "generate", 0
+  beam = None
   n_images = 2
   answers = ("red", "blue", "yes")
   training = [("what color is it?", "red"), ("what color is it?", "red"),
@@ -149,6 +151,16 @@ def test_a_benchmark_without_training_has_no_prior(run):
       run, Untrained(), Options(probe=False, blind=False))
   assert result["margin"] is None and result["margin_ci95"] is None
   assert "margin" not in cli.table(result)
+
+
+def test_a_task_may_ask_for_a_beam_search(run):
+  class Searched(_Task):
+    beam = Beam(3, 1.2, 1.0)
+
+  result, _ = evaluation.evaluate(run, Searched(), Options(
+      probe=False, blind=False, rows=4))
+  assert result["protocol"].startswith(
+      "beam search, 3 beams, repetition penalty 1.2, length penalty 1; ")
 
 
 def test_sets_of_images_and_options(run):

@@ -9,6 +9,7 @@ from align_jax.config import MeshConfig
 from align_jax.connectors.align import Align
 from align_jax.evals import generate
 from align_jax.evals import prompts as cut
+from align_jax.evals.decoding import Beam
 from align_jax.evals.generate import Generator
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh
@@ -40,6 +41,26 @@ def test_equals_one_by_one_without_cache(world, rows: int, share: bool):
   model, params, prompts, read, slow = world
   generator = Generator(model, params, [tiny.STOP], rows=rows, share=share)
   assert generator.generate(prompts, read, NEW) == slow
+
+
+@pytest.mark.parametrize("rows, share", [(2, False), (32, True)])
+def test_a_beam_of_one_is_greedy_however_it_is_batched(world, rows, share):
+  model, params, prompts, read, slow = world
+  generator = Generator(model, params, [tiny.STOP], rows=rows, share=share)
+  # Divided by its length to the power of 0, no answer gains by being short.
+  assert generator.generate(prompts, read, NEW,
+                            beam=Beam(1, 1.0, 0.0)) == slow
+
+
+def test_a_beam_finds_a_likelier_answer(world):
+  model, params, prompts, read, slow = world
+  prompts, slow = prompts[:4], slow[:4]
+  generator = Generator(model, params, [tiny.STOP], rows=4)
+  found = generator.generate(prompts, read, 3, beam=Beam(60, 1.0, 0.0))
+  end = lambda ids: (list(ids) + [tiny.STOP])[:3]
+  score = lambda n, ids: generator.score([prompts[n]], [end(ids)], read)[0, 0]
+  for n in range(4):
+    assert score(n, found[n]) >= score(n, slow[n][:3]) - 1e-4
 
 
 def test_several_images_a_prompt():

@@ -242,7 +242,7 @@ def test_circular_evaluation_counts_a_question_once():
 def test_pairs_of_mmvp():
   pairs = [item("A", options=("x", "y"), facts={"group": str(g)})
            for g in (0, 0, 1, 1)]
-  assert total("pairs", ["(a) x", "A", "A", "B"], pairs) == {
+  assert total("pairs", ["A. x", "A", "A", "B"], pairs) == {
       "pair_accuracy": 0.5, "question_accuracy": 0.75}
 
 

@@ -11,10 +11,12 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-from align_jax.data.below import below, folder
+from align_jax.data.below import below
+from align_jax.data.below import folder as existing
 from align_jax.data.example import PLACEHOLDER, Example, ImageRef
 from align_jax.data.tables import Row
 from align_jax.errors import InputError
+from align_jax.evals.decoding import Beam
 from align_jax.evals.tasks import Item
 
 # What LLaVA-1.5 (docs/Evaluation.md) and lmms-eval's task files append.
@@ -34,10 +36,11 @@ class Benchmark:
   scorer = "exact"
   scoring = "generate"
   max_new_tokens = 16
+  beam: Beam | None = None
   answers: Sequence[str] = ()
 
-  def __init__(self, root: str):
-    self.folder = folder(root, "folder")
+  def __init__(self, folder: str):
+    self.folder = existing(folder, "folder")
     self.items: list[Item] = []
     self.training: Sequence[tuple[str, str]] = ()
     self._sets: list[tuple[ImageRef, ...]] = []
