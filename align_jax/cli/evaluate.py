@@ -131,7 +131,7 @@ def about(workdir: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
   """The result for people; a dash stands for what cannot be known."""
-  share = result["share"]
+  share = result.get("share", True)
   unit = 100 if share else 1
   pct = lambda x: "     –" if x is None else (
       f"{100 * x:5.1f} %" if share else f"{x:7.4f}")

@@ -80,10 +80,15 @@ def run(args: argparse.Namespace) -> int:
   line = f"report: {result['report']}"
   if scored:
     name = scored["train"].get("name", "the run")
-    line = (f"{name}: {100 * scored['accuracy']:.1f} % of {scored['n']} test "
-            "questions right, "
-            f"{100 * scored['margin']:+.1f} points over what needs no "
-            f"looking; {line}")
+    about = f"of {scored['n']} test questions right"
+    if scored.get("scorer", "exact") != "exact":
+      about = f"by {scored['headline']} on {scored['n']} test questions"
+    unit = 100 if scored.get("share", True) else 1
+    line = (f"{name}: {unit * scored['accuracy']:.1f}"
+            f"{' %' if unit == 100 else ''} {about}"
+            + ("" if scored["margin"] is None else
+               f", {unit * scored['margin']:+.1f} points over what needs no "
+               "looking") + f"; {line}")
   print(line)
   return 0
 

@@ -9,7 +9,8 @@ Source of the rules: huggingface/transformers 5.23, generation/utils.py
 (`_beam_search`, early_stopping=False) and generation/logits_process.py
 (RepetitionPenaltyLogitsProcessor). The penalty acts on log-probabilities and
 on generated tokens alone, as it does there for prompts given as embeddings,
-which prompts with images are.
+which prompts with images are. SAM pins transformers 4.33.2; what that release
+does differently, if anything, was not tried.
 """
 
 from collections.abc import Callable

@@ -71,16 +71,19 @@ th { font-weight:600; font-size:14px; color:var(--quiet); }
 {% if e %}
 <div class="cards">
   <div class="card first"><b>{{ pct(e.accuracy) }}</b>
-    <span>accuracy, {{ e.n }} questions on {{ e.images }} images</span>
-    <span>95 %: {{ pct(e.ci95[0]) }} to {{ pct(e.ci95[1]) }}</span></div>
+    <span>{{ e.headline }}, {{ e.n }} questions on {{ e.images }} images</span>
+    {% if e.ci95 %}<span>95 %: {{ pct(e.ci95[0]) }} to
+      {{ pct(e.ci95[1]) }}</span>{% endif %}</div>
   {% if e.margin is not none %}
   <div class="card"><b>{{ points(e.margin) }}</b>
     <span>points above the better of the two baselines beside</span>
     {% if e.margin_ci95 %}<span>95 %: {{ points(e.margin_ci95[0]) }} to
       {{ points(e.margin_ci95[1]) }}</span>{% endif %}</div>
   {% endif %}
+  {% if e.question_prior_accuracy is not none %}
   <div class="card"><b>{{ pct(e.question_prior_accuracy) }}</b>
     <span>best training answer to each question, without looking</span></div>
+  {% endif %}
   {% if e.blind_accuracy is not none %}
   <div class="card"><b>{{ pct(e.blind_accuracy) }}</b>
     <span>same model, each image exchanged for one that shows something
@@ -102,7 +105,10 @@ th { font-weight:600; font-size:14px; color:var(--quiet); }
   <td>{{ pct(e.question_prior_accuracy) }}</td>
   <td>{{ pct(e.blind_accuracy) }}</td></tr>
 </table></div>
-<p>The most frequent answer alone reaches {{ pct(e.majority_accuracy) }}.
+<p>{% if e.majority_accuracy is none %}There is no training split, so that
+what needs no looking is unknown beside the exchanged images.
+{% else %}The most frequent answer alone reaches
+{{ pct(e.majority_accuracy) }}. {% endif %}
 {% if e.probe %}A linear probe of the tower's features reads
 {% for name, value in e.probe.items() %}{{ name }} {{ pct(value)
 }}{{ ", " if not loop.last }}{% endfor %}: about the most that a

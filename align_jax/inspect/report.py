@@ -52,14 +52,18 @@ def html(report: Report) -> str:
   evaluation = values.pop("evaluation")
   if evaluation is not None:
     optional = dict.fromkeys(
-        ("margin", "margin_ci95", "blind_accuracy", "probe", "noise"))
+        ("margin", "margin_ci95", "blind_accuracy", "probe", "noise",
+         "question_prior_accuracy", "majority_accuracy"))
+    optional |= {"headline": "accuracy", "share": True, "ci95": None}
     evaluation = optional | evaluation
     evaluation["by_type"] = {
         kind: {"blind_accuracy": None} | row
         for kind, row in evaluation["by_type"].items()}
   curve = charts.line(values.pop("losses"), "step", "loss")
   return environment.from_string(TEMPLATE).render(
-      **values, e=evaluation, curve=Markup(curve), png=_data_url, pct=_percent,
+      **values, e=evaluation, curve=Markup(curve), png=_data_url,
+      pct=(_percent if evaluation is None or evaluation["share"]
+           else lambda x: "–" if x is None else _number(x)),
       points=_points, num=_number, cos=lambda x: f"{x:.2f}")
 
 

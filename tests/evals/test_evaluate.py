@@ -1,6 +1,7 @@
 """`align-jax evaluate` and `generate`, and a run in Python, end to end."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +227,29 @@ def test_json_is_all_there_is_on_stdout(workdir: Path, capsys):
   lines = Path(result["samples"]).read_text().splitlines()
   assert len(lines) == 12
   assert json.loads((workdir / "eval" / "easy_vqa.json").read_text()) == result
+
+
+def test_a_benchmark_in_its_published_layout(workdir: Path, loaded,
+                                             tmp_path: Path, capsys):
+  shutil.copytree(Path(__file__).parent / "fixtures/pope", tmp_path / "pope")
+  (tmp_path / "pope/val2014").mkdir()
+  Image.new("RGB", (9, 9)).save(
+      tmp_path / "pope/val2014/COCO_val2014_000000310196.jpg")
+  assert main(["evaluate", str(workdir), "--task", "pope", "--no-probe",
+               "--option", f"folder={tmp_path / 'pope'}", "--json"]) == 0
+  result = json.loads(capsys.readouterr().out)
+  assert result["n"] == 6 and result["scorer"] == "pope"
+  assert set(result["scores"]) == {"accuracy", "precision", "recall", "f1",
+                                   "yes_share"}
+  assert result["question_prior_accuracy"] is None
+  assert result["blind_accuracy"] is None  # no other image to show
+  assert "the first sentence" in result["protocol"]
+  assert set(result["by_type"]) == {"random", "popular", "adversarial"}
+  assert main(["evaluate", str(workdir), "--task", "pope"]) == 2
+  assert "task pope: missing a required argument: 'folder'" in (
+      capsys.readouterr().err)
+  assert main(["evaluate", str(workdir), "--option", "folder"]) == 2
+  assert "'folder' is not NAME=VALUE" in capsys.readouterr().err
 
 
 def test_table_for_people(workdir: Path, loaded, capsys):

@@ -89,12 +89,20 @@ def test_what_is_missing_is_left_out():
     assert absent not in page
 
 
-@pytest.mark.parametrize("key", ["margin", "blind_accuracy", "probe",
-                                 "noise"])
+@pytest.mark.parametrize("key", [
+    "margin", "blind_accuracy", "probe", "noise", "ci95",
+    "question_prior_accuracy", "majority_accuracy"])
 def test_an_evaluation_without(key: str):
   values = {k: v for k, v in EVALUATION.items() if k != key}
   _, text = _page(evaluation=values)
   assert "91.2 %" in text
+
+
+def test_a_score_that_is_no_share():
+  _, text = _page(evaluation=EVALUATION | {
+      "headline": "cider", "share": False, "accuracy": 1.234})
+  assert "1.23" in text and "cider, 500 questions" in text
+  assert "123.4" not in text
 
 
 def test_line_chart():

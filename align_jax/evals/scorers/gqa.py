@@ -1,7 +1,7 @@
 """GQA: the answer is one of a closed list, word for word (arXiv 1902.09506).
 
 The GQA site's eval.py compares strings as they are. LLaVA brings its answers
-there first (scripts/convert_gqa_for_eval.py: one last period off, lower
+there first (scripts/convert_gqa_for_eval.py: last periods off, lower
 case); lmms-eval compares without letter case and punctuation
 (lmms_eval/tasks/gqa/gqa.yaml: exact_match with ignore_case and
 ignore_punctuation).
@@ -18,7 +18,7 @@ _MARKS = str.maketrans("", "", string.punctuation)
 class Gqa(Scorer):
   """eval.py after LLaVA's conversion."""
   protocol = ("GQA eval.py: equal strings, the prediction in lower case "
-              "without a last period (LLaVA's conversion)")
+              "without last periods (LLaVA's conversion)")
 
   def one(self, prediction: str, item: Item) -> float:
     return prediction.rstrip(".").lower() == item.answer
