@@ -143,11 +143,12 @@ def table(result: dict[str, Any]) -> str:
       f"{result['task']}: {result['n']} questions on {result['images']} "
       f"images, after {result['step']} steps",
       f"protocol: {result['protocol']}", "",
-      f"  {result['headline']:<18}  {pct(result['accuracy'])}"
+      f"  {result.get('headline', 'accuracy'):<18}  {pct(result['accuracy'])}"
       + (f"   {sure}, redrawing images" if sure else "")]
-  lines += [f"  {name:<18}  {pct(value) if share else f'{value:7.4f}'}"
-            for name, value in result["scores"].items()
-            if name != result["headline"]]
+  lines += [  # counts are whole numbers, everything else is of one unit
+      f"  {name:<18}  {f'{value:7}' if isinstance(value, int) else pct(value)}"
+      for name, value in result.get("scores", {}).items()
+      if name != result["headline"]]
   if "likelihood_accuracy" in result:
     lines.append(f"  by likelihood       {pct(result['likelihood_accuracy'])}")
   lines += [

@@ -48,7 +48,7 @@ def test_exact_match(prediction: str, truth: str, right: bool):
 
 def test_every_scorer_names_its_protocol_and_its_headline():
   facts = {"document": "d", "key": "k", "values": [["A"]], "group": "g",
-           "dataset": "x"}
+           "size": 2, "dataset": "x"}
   for name in SCORERS.names():
     scorer = SCORERS.get(name)()
     assert len(scorer.protocol) > 40, name
@@ -231,16 +231,19 @@ def test_refusals_are_no_letter():
 
 def test_circular_evaluation_counts_a_question_once():
   turns = [item("ABCD"[i], options=("w", "x", "y", "z"),
-                facts={"group": g, "rotation": i})
+                facts={"group": g, "rotation": i, "size": 4})
            for g in ("1", "2") for i in range(4)]
   said = list("ABCD") + list("ABCA")
   assert total("circular", said, turns) == {
       "circular_accuracy": 0.5, "vanilla_accuracy": 1}
   assert total("circular", list("DABC") * 2, turns)["vanilla_accuracy"] == 0
+  # A sample may cut a question's rotations: it is then not counted.
+  assert total("circular", said[:6], turns[:6]) == {
+      "circular_accuracy": 1, "groups_cut": 1, "vanilla_accuracy": 1}
 
 
 def test_pairs_of_mmvp():
-  pairs = [item("A", options=("x", "y"), facts={"group": str(g)})
+  pairs = [item("A", options=("x", "y"), facts={"group": str(g), "size": 2})
            for g in (0, 0, 1, 1)]
   assert total("pairs", ["A. x", "A", "A", "B"], pairs) == {
       "pair_accuracy": 0.5, "question_accuracy": 0.75}

@@ -70,7 +70,8 @@ class MmBench(Benchmark):
     self.add(row, f"{group}/{rotation}", asked, right,
              [partial(_image, row, lines)], name=group,
              kind=row.text("category"), options=options,
-             facts={"group": str(group), "rotation": rotation})
+             facts={"group": str(group), "rotation": rotation,
+                   "size": len(options)})
 
 
 def _options(row: Row) -> tuple[str, ...]:

@@ -47,4 +47,4 @@ class Mmvp(Benchmark):
                f"{row.text('Question')}\n{options_text(options)}{LETTER}",
                LETTERS["ab".index(right[1])],
                [self.path(row, home, f"{index}.jpg")], options=options,
-               facts={"group": str((int(index) - 1) // 2)})
+               facts={"group": str((int(index) - 1) // 2), "size": 2})

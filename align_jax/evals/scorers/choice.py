@@ -15,6 +15,8 @@ Parsers in use:
 Items have their `options`; `answer` is the true letter. Items that share
 facts["group"] are the same question: for MMBench with its options in
 another order (circular evaluation), for MMVP with the other image of a pair.
+facts["size"] says how many there are; a group that a limited sample has cut
+is not counted, and `groups_cut` says how many there were.
 """
 
 import string
@@ -105,10 +107,10 @@ class Circular(Infer):
   def total(self, predictions: Sequence[str],
             items: Sequence[Item]) -> dict[str, float]:
     scores = self.scores(predictions, items)
-    return {self.headline: mean(all_right(scores, items)),
-            "vanilla_accuracy": mean(
-                [s for s, i in zip(scores, items)
-                 if i.facts.get("rotation", 0) == 0] or scores)}
+    return _grouped(self.headline, scores, items) | {
+        "vanilla_accuracy": mean(
+            [s for s, i in zip(scores, items)
+             if i.facts.get("rotation", 0) == 0] or scores)}
 
 
 class Pairs(Infer):
@@ -124,13 +126,20 @@ class Pairs(Infer):
   def total(self, predictions: Sequence[str],
             items: Sequence[Item]) -> dict[str, float]:
     scores = self.scores(predictions, items)
-    return {self.headline: mean(all_right(scores, items)),
-            "question_accuracy": mean(scores)}
+    return _grouped(self.headline, scores, items) | {
+        "question_accuracy": mean(scores)}
 
 
-def all_right(scores: Sequence[float], items: Sequence[Item]) -> list[float]:
-  """For each group, 1 if all its answers are right."""
+def _grouped(name: str, scores: Sequence[float],
+             items: Sequence[Item]) -> dict[str, float]:
+  """The share of groups all of whose answers are right."""
   groups: dict[str, list[float]] = defaultdict(list)
+  sizes = {}
   for score, item in zip(scores, items, strict=True):
     groups[item.facts["group"]].append(score)
-  return [float(min(group) == 1) for group in groups.values()]
+    sizes[item.facts["group"]] = item.facts["size"]
+  whole = [float(min(found) == 1) for group, found in groups.items()
+           if len(found) == sizes[group]]
+  cut = len(groups) - len(whole)
+  return {name: mean(whole) if whole else 0.0} | (
+      {"groups_cut": cut} if cut else {})

@@ -36,7 +36,7 @@ class OcrBench(Scorer):
   def total(self, predictions: Sequence[str],
             items: Sequence[Item]) -> dict[str, float]:
     scores = self.scores(predictions, items)
-    return {"accuracy": mean(scores), "points": sum(scores)}
+    return {"accuracy": mean(scores), "points": int(sum(scores))}
 
 
 class OcrBenchLmmsEval(OcrBench):
