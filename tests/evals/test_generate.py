@@ -43,7 +43,8 @@ def test_equals_one_by_one_without_cache(world, rows: int, share: bool):
   assert generator.generate(prompts, read, NEW) == slow
 
 
-@pytest.mark.parametrize("rows, share", [(2, False), (32, True)])
+@pytest.mark.parametrize("rows, share", [
+    pytest.param(2, False, marks=pytest.mark.slow), (32, True)])
 def test_a_beam_of_one_is_greedy_however_it_is_batched(world, rows, share):
   model, params, prompts, read, slow = world
   generator = Generator(model, params, [tiny.STOP], rows=rows, share=share)
