@@ -1,9 +1,9 @@
 """Decoders: language models that read visual tokens among their own.
 
 An entry of `DECODERS` makes a decoder's config from sizes; the config's
-`make(dtype=, remat=, layout=)` gives the Linen module. One body serves a whole
-family; a family is one line here plus its table of foreign names in
-`hub/keymaps/`.
+`make(dtype=, remat=, layout=)` gives the Linen module. One body serves all
+families (Llama, Mistral, Qwen, Gemma, Phi ...), which differ in switches of its
+config; a checkpoint's own are read by the family's table in `hub/keymaps/`.
 """
 
 from align_jax.registry import Registry

@@ -1,18 +1,22 @@
-"""One decoder body: RMSNorm, grouped-query attention, RoPE, SwiGLU.
+"""One decoder body: RMSNorm, grouped-query attention, RoPE, a gated MLP.
 
-Source: Llama 2 and 3 (arXiv 2307.09288, 2407.21783). Parameters:
+Source: Llama 2 and 3 (arXiv 2307.09288, 2407.21783); what other families do
+otherwise is a switch of `DecoderConfig`. Parameters:
 
   embed_vd  head_vd (only if untied)  final_norm_d
   layers/   attn_norm_d  q_dhk  k_dgk  v_dgk  o_hkd
             mlp_norm_d   gate_df  up_df  down_fd
-            with biases: q_bias_hk k_bias_gk v_bias_gk o_bias_d
+            with biases: q_bias_hk k_bias_gk v_bias_gk  o_bias_d
                          gate_bias_f up_bias_f down_bias_d
+            with norms:  q_norm_k k_norm_k  post_attn_norm_d post_mlp_norm_d
 
 g counts the key-value heads. Everything under `layers` leads with an axis of
 layers. The head is the embedding table where it is tied.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -26,9 +30,21 @@ from align_jax.ops.context import balances, collect, spread
 from align_jax.ops.cost import Product
 from align_jax.ops.embed_lookup import embed_lookup
 from align_jax.ops.norms import rms_norm
-from align_jax.ops.rope import Llama3Scaling, rope_tables, rotate
+from align_jax.ops.rope import (
+    LongRope,
+    Scaling,
+    rope_tables,
+    rotate,
+    sample_lengths,
+)
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import Layout
+from align_jax.registry import nearest
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +60,25 @@ class DecoderConfig:
     head_width: K; 0 means D / H.
     mlp_width: F.
     rope_theta: base of the rotary frequencies.
-    rope_scaling: Llama 3's, or None.
+    rope_scaling: one of `ops/rope.py`, or None.
+    rotary_width: how much of a head RoPE turns; 0 means K.
+    windows: of each layer, how many tokens a token sees, itself among them; 0
+      is all of them. () is 0 for every layer.
+    local_rope_theta: base of the layers that have a window, unscaled; 0 means
+      that they are like the others.
     norm_eps: of every RMSNorm.
+    norm_offset: added to the weights of every RMSNorm.
+    qk_norm: an RMSNorm on each head's queries and keys, before RoPE.
+    post_norms: an RMSNorm on what attention and MLP add to the stream.
+    activation: of the gate, a key of `ACTIVATIONS`.
+    attn_scale: of the attention logits; 0 means K ** -0.5.
+    attn_soft_cap: c in c tanh(z / c) on the attention logits; 0 means none.
+    logit_soft_cap: the same on the head's logits.
+    embed_scale: of the embeddings of words, where they enter.
     tied_head: the head is the embedding table.
     max_positions: the length the model was trained for.
-    attn_bias: biases on q, k, v and o.
+    qkv_bias: biases on q, k and v.
+    o_bias: bias on what leaves attention.
     mlp_bias: biases on gate, up and down.
   """
   vocab_size: int
@@ -59,15 +89,28 @@ class DecoderConfig:
   kv_heads: int = 0
   head_width: int = 0
   rope_theta: float = 10_000.0
-  rope_scaling: Llama3Scaling | None = None
+  rope_scaling: Scaling | None = None
+  rotary_width: int = 0
+  windows: tuple[int, ...] = ()
+  local_rope_theta: float = 0.0
   norm_eps: float = 1e-5
+  norm_offset: float = 0.0
+  qk_norm: bool = False
+  post_norms: bool = False
+  activation: str = "silu"
+  attn_scale: float = 0.0
+  attn_soft_cap: float = 0.0
+  logit_soft_cap: float = 0.0
+  embed_scale: float = 1.0
   tied_head: bool = True
   max_positions: int = 2048
-  attn_bias: bool = False
+  qkv_bias: bool = False
+  o_bias: bool = False
   mlp_bias: bool = False
 
   def __post_init__(self) -> None:
     faults = []
+    object.__setattr__(self, "windows", tuple(self.windows))
     if not self.kv_heads:
       object.__setattr__(self, "kv_heads", self.heads)
     if not self.head_width and self.width % self.heads:
@@ -75,11 +118,33 @@ class DecoderConfig:
                     f"{self.heads} heads; give head_width")
     elif not self.head_width:
       object.__setattr__(self, "head_width", self.width // self.heads)
+    if not self.rotary_width:
+      object.__setattr__(self, "rotary_width", self.head_width)
     if self.head_width % 2:
       faults.append(f"head_width {self.head_width} is odd; RoPE turns pairs")
+    elif self.rotary_width % 2 or self.rotary_width > self.head_width:
+      faults.append(f"rotary_width {self.rotary_width} is odd or wider than a "
+                    f"head, {self.head_width}")
+    elif isinstance(self.rope_scaling, LongRope):
+      faults += [f"rope_scaling.{name} has {len(divisors)} divisors, "
+                 f"rotary_width {self.rotary_width} needs "
+                 f"{self.rotary_width // 2}"
+                 for name, divisors in (("short", self.rope_scaling.short),
+                                        ("long", self.rope_scaling.long))
+                 if len(divisors) != self.rotary_width // 2]
     if self.heads % self.kv_heads:
       faults.append(f"{self.heads} heads do not divide into "
                     f"{self.kv_heads} kv_heads")
+    if self.windows and len(self.windows) != self.layers:
+      faults.append(f"{len(self.windows)} windows for {self.layers} layers")
+    if any(w < 0 for w in self.windows):
+      faults.append(f"windows below 0: {list(self.windows)}")
+    if self.local_rope_theta and not any(self.windows):
+      faults.append("local_rope_theta, but no layer has a window")
+    if self.activation not in ACTIVATIONS:
+      faults.append(f"unknown activation {self.activation!r}"
+                    f"{nearest(self.activation, ACTIVATIONS)} "
+                    f"(known: {', '.join(ACTIVATIONS)})")
     if faults:
       raise ValueError("; ".join(faults))
 
@@ -98,6 +163,16 @@ class DecoderConfig:
                 for x, into, out in (("o_hkd", h, d), ("gate_df", d, f),
                                      ("up_df", d, f), ("down_fd", f, d))]
     return found
+
+  @property
+  def cached_positions(self) -> int | None:
+    """Up to which length a sample's cached keys stay right; None: any.
+
+    Beyond it, a sample that began below must be read anew (`LongRope`).
+    """
+    if isinstance(self.rope_scaling, LongRope):
+      return self.rope_scaling.original_max_positions
+    return None
 
   def make(self, **fields: Any) -> "Decoder":
     """The module; `fields` are those of `Decoder` beside its config."""
@@ -147,8 +222,14 @@ def _matrix(inputs: int) -> nn.initializers.Initializer:
       1.0, "fan_in", "normal", in_axis=tuple(range(inputs)), out_axis=-1)
 
 
+def _norm_weight(module: nn.Module, name: str, width: int) -> jax.Array:
+  """f[width], at first such that the norm scales by one."""
+  init = nn.initializers.constant(1.0 - module.config.norm_offset)
+  return module.param(name, init, (width,))
+
+
 class Block(nn.Module):
-  """One layer: attention, then SwiGLU, each on a normalised residual."""
+  """One layer: attention, then a gated MLP, each on a normalised residual."""
   config: DecoderConfig
   dtype: Any = jnp.float32
   layout: Layout = Layout()
@@ -164,41 +245,53 @@ class Block(nn.Module):
 
   def weight(self, name: str, *shape: int, inputs: int = 1) -> jax.Array:
     """A parameter in the dtype of the computation."""
-    zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
-    init = (ones if "norm" in name else zeros if "bias" in name
-            else _matrix(inputs))
+    init = nn.initializers.zeros_init() if "bias" in name else _matrix(inputs)
     return self.param(name, init, shape).astype(self.dtype)
+
+  def norm(self, name: str, x: jax.Array) -> jax.Array:
+    """RMSNorm over the last axis, with weights of that name."""
+    return rms_norm(x, _norm_weight(self, name, x.shape[-1]),
+                    self.config.norm_eps, self.config.norm_offset)
 
   @nn.compact
   def __call__(
       self,
       x: jax.Array,
-      rope: tuple[jax.Array, jax.Array],
+      rope: Any,
       where: dict[str, jax.Array],
       cursor: jax.Array | None = None,
       cache: tuple[jax.Array, jax.Array] | None = None,
+      window: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
     """x f[B,L,D] -> f[B,L,D] and, with a cache, this call's keys and values.
 
     Args:
       x: the residual stream.
-      rope: cosine and sine f32[B,L,1,K].
+      rope: cosine and sine f32[B,L,1,R]; two pairs where layers with a window
+        have their own, theirs second.
       where: positions and segments of queries and keys, as `attention` has
         them.
       cursor: where in the cache this call's keys and values go.
       cache: keys and values f[B,S,G,K] so far.
+      window: i32[] of this layer, 0 for none, where layers differ.
     """
     c, layout = self.config, self.layout
     d, h, g, k, f = c.width, c.heads, c.kv_heads, c.head_width, c.mlp_width
+    if c.local_rope_theta:
+      rope = jax.tree.map(lambda a, b: jnp.where(window > 0, b, a), *rope)
+    if window is None and any(c.windows):
+      window = c.windows[0]  # the same everywhere, and known to the kernel
 
-    y = rms_norm(x, self.weight("attn_norm_d", d), c.norm_eps)
+    y = self.norm("attn_norm_d", x)
     q = self.product("bld,dhk->blhk", y, "q_dhk", d, h, k)
     keys = self.product("bld,dgk->blgk", y, "k_dgk", d, g, k)
     values = self.product("bld,dgk->blgk", y, "v_dgk", d, g, k)
-    if c.attn_bias:
+    if c.qkv_bias:
       q = q + self.weight("q_bias_hk", h, k)
       keys = keys + self.weight("k_bias_gk", g, k)
       values = values + self.weight("v_bias_gk", g, k)
+    if c.qk_norm:
+      q, keys = self.norm("q_norm_k", q), self.norm("k_norm_k", keys)
     q = layout.constrain(rotate(q, *rope), "blhk")
     keys = rotate(keys, *rope)
 
@@ -209,24 +302,29 @@ class Block(nn.Module):
           jax.lax.dynamic_update_slice_in_dim(old, n, cursor, 1)
           .astype(self.dtype) for old, n in zip(cache, new))
     packed = cache is None
-    mix = attention(q, keys, values, causal=True, **where, packed=packed,
-                    balanced=packed and balances(x.shape[1], layout),
-                    layout=layout)
+    mix = attention(q, keys, values, causal=True, **where, window=window,
+                    scale=c.attn_scale, soft_cap=c.attn_soft_cap or None,
+                    packed=packed, layout=layout,
+                    balanced=packed and balances(x.shape[1], layout))
     y = self.product("blhk,hkd->bld", mix, "o_hkd", h, k, d, inputs=2)
-    if c.attn_bias:
+    if c.o_bias:
       y = y + self.weight("o_bias_d", d)
+    if c.post_norms:
+      y = self.norm("post_attn_norm_d", y)
     x = layout.constrain(x + y, "bld")
 
-    y = rms_norm(x, self.weight("mlp_norm_d", d), c.norm_eps)
+    y = self.norm("mlp_norm_d", x)
     gate = self.product("bld,df->blf", y, "gate_df", d, f)
     up = self.product("bld,df->blf", y, "up_df", d, f)
     if c.mlp_bias:
       gate = gate + self.weight("gate_bias_f", f)
       up = up + self.weight("up_bias_f", f)
-    y = layout.constrain(nn.silu(gate) * up, "blf")
+    y = layout.constrain(ACTIVATIONS[c.activation](gate) * up, "blf")
     y = self.product("blf,fd->bld", y, "down_fd", f, d)
     if c.mlp_bias:
       y = y + self.weight("down_bias_d", d)
+    if c.post_norms:
+      y = self.norm("post_mlp_norm_d", y)
     return layout.constrain(x + y, "bld"), new
 
 
@@ -252,8 +350,7 @@ class Decoder(nn.Module):
     self.embed_table = self.param("embed_vd", table, (c.vocab_size, c.width))
     if not c.tied_head:
       self.head_table = self.param("head_vd", table, (c.vocab_size, c.width))
-    self.final_norm = self.param(
-        "final_norm_d", nn.initializers.ones_init(), (c.width,))
+    self.final_norm = _norm_weight(self, "final_norm_d", c.width)
     self.layers = LayerStack(
         Block(c, self.dtype, self.layout, self.lora), c.layers, self.remat)
 
@@ -269,13 +366,17 @@ class Decoder(nn.Module):
     """tokens i32[B,L] -> f[B,L,D]."""
     x = embed_lookup(self.embed_table, tokens, dtype=self.dtype,
                      layout=self.layout)
+    if self.config.embed_scale != 1.0:
+      x = x * jnp.asarray(self.config.embed_scale, self.dtype)
     return self.layout.constrain(x, "bld")
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """hidden f[...,D] -> f32[...,V]."""
-    return jnp.einsum(
+    logits = jnp.einsum(
         "...d,vd->...v", hidden.astype(self.dtype),
         self.head_vd().astype(self.dtype), preferred_element_type=jnp.float32)
+    cap = self.config.logit_soft_cap
+    return cap * jnp.tanh(logits / cap) if cap else logits
 
   def __call__(
       self,
@@ -304,7 +405,6 @@ class Decoder(nn.Module):
     if dealt:
       x, positions, segment_ids = (
           spread(a, layout) for a in (x, positions, segment_ids))
-    rope = rope_tables(positions, c.head_width, c.rope_theta, c.rope_scaling)
     kv_positions, kv_segments, scanned = positions, segment_ids, {}
     cursor = None
     if cache is not None:
@@ -315,7 +415,9 @@ class Decoder(nn.Module):
       scanned = {"cache": (cache.k, cache.v)}
     where = dict(q_segments=segment_ids, kv_segments=kv_segments,
                  q_positions=positions, kv_positions=kv_positions)
-    x, new = self.layers(x.astype(self.dtype), rope, where, cursor,
+    if len(set(c.windows)) > 1 or c.local_rope_theta:
+      scanned["window"] = jnp.array(c.windows, jnp.int32)
+    x, new = self.layers(x.astype(self.dtype), self._rope(where), where, cursor,
                          scanned=scanned, return_all=return_all)
     if dealt:
       x = collect(x, layout, axis=1 + return_all)
@@ -325,7 +427,20 @@ class Decoder(nn.Module):
       cache = KVCache(write(cache.k, new[0], cursor, 2),
                       write(cache.v, new[1], cursor, 2),
                       kv_positions, kv_segments, cursor + x.shape[-2])
+    norm = lambda x: rms_norm(x, self.final_norm, c.norm_eps, c.norm_offset)
     if return_all:
-      x = x.at[-1].set(rms_norm(x[-1], self.final_norm, c.norm_eps))
-      return x, cache
-    return rms_norm(x, self.final_norm, c.norm_eps), cache
+      return x.at[-1].set(norm(x[-1])), cache
+    return norm(x), cache
+
+  def _rope(self, where: dict[str, jax.Array]) -> Any:
+    """Cosine and sine as `Block` takes them."""
+    c, positions = self.config, where["q_positions"]
+    lengths = None
+    if isinstance(c.rope_scaling, LongRope):
+      lengths = sample_lengths(where["q_segments"], where["kv_segments"],
+                               where["kv_positions"])
+    rope = rope_tables(positions, c.rotary_width, c.rope_theta,
+                       c.rope_scaling, lengths)
+    if not c.local_rope_theta:
+      return rope
+    return rope, rope_tables(positions, c.rotary_width, c.local_rope_theta)

@@ -22,6 +22,7 @@ from flax import struct
 from jax.sharding import NamedSharding
 
 from align_jax.connectors.protocol import ConnectorOutput
+from align_jax.decoders.greedy import continue_greedily
 from align_jax.decoders.transformer import KVCache, init_cache
 from align_jax.evals import prompts as cut
 from align_jax.evals.beam import search
@@ -316,31 +317,19 @@ def _text(tokens: jax.Array, start: jax.Array, length: jax.Array) -> Chunk:
 def _generate(model: nn.Module, max_new_tokens: int, params: Any,
               stop: jax.Array, prefix: KVCache | None, rows: jax.Array,
               visual: ConnectorOutput, chunk: Chunk) -> jax.Array:
-  """i32[B, max_new_tokens]; what follows a row's stop token is noise."""
+  """i32[B, max_new_tokens]; a row repeats its stop token."""
   logits, cache, visual = _resume(
       model, params, prefix, rows, visual, chunk, max_new_tokens - 1)
-  live = (chunk.length > 0).astype(jnp.int32)
-  position = chunk.start + chunk.length
-  token = logits.argmax(-1).astype(jnp.int32)
-  out = jnp.zeros((token.shape[0], max_new_tokens), jnp.int32)
-  out = out.at[:, 0].set(token)
-  ended = jnp.isin(token, stop) | (live == 0)
 
-  def go_on(state: tuple) -> jax.Array:
-    step, _, _, ended, _ = state
-    return (step < max_new_tokens) & ~ended.all()
+  def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array,
+           cache: KVCache) -> tuple[jax.Array, KVCache]:
+    text = _text(tokens, positions[:, 0], segments[:, 0])
+    hidden, cache = _read(model, params, visual, text, cache)
+    return _call(model, params, "logits", hidden[:, 0]), cache
 
-  def one(state: tuple) -> tuple:
-    step, token, out, ended, cache = state
-    next_chunk = _text(token[:, None], position + step - 1, live)
-    hidden, cache = _read(model, params, visual, next_chunk, cache)
-    logits = _call(model, params, "logits", hidden[:, 0])
-    token = logits.argmax(-1).astype(jnp.int32)
-    out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], step, 1)
-    return step + 1, token, out, ended | jnp.isin(token, stop), cache
-
-  state = (jnp.asarray(1), token, out, ended, cache)
-  return jax.lax.while_loop(go_on, one, state)[2]
+  return continue_greedily(
+      step, logits, cache, chunk.start + chunk.length, chunk.length > 0,
+      max_new_tokens, stop)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -7,6 +7,7 @@
 """
 
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from align_jax.decoders.greedy import continue_greedily
 from align_jax.decoders.transformer import Decoder, DecoderConfig, init_cache
 from align_jax.errors import InputError
 from align_jax.hub.pretrained import (
@@ -106,10 +108,33 @@ class LoadedDecoder:
     tokens, mask = _inputs(tokens, attention_mask)
     if eos is None:
       eos = self.tokenizer.eos_token_id
-    ends = (eos,) if isinstance(eos, int) else tuple(eos or ())
-    made, count = _generate(self.module, max_new_tokens, ends, self.params,
-                            tokens, mask)
-    return np.asarray(made[:, :int(count)])
+    stop = jnp.asarray([eos] if isinstance(eos, int) else list(eos or ()),
+                       jnp.int32)
+    made = np.zeros((len(tokens), 0), np.int32)
+    while made.shape[1] < max_new_tokens:
+      # The cache of some is good up to a length, and then read anew.
+      count = min(max_new_tokens - made.shape[1], self._room(mask))
+      new, used = _generate(self.module, count, self.params, stop, tokens,
+                            mask)
+      new = np.asarray(new[:, :int(used)])
+      if made.size:
+        ended = np.isin(made, stop).any(-1, keepdims=True)
+        new = np.where(ended, made[:, -1:], new)
+      made = np.append(made, new, 1)
+      if np.isin(made, stop).any(-1).all():
+        break
+      tokens = jnp.append(tokens, new, 1)
+      mask = jnp.append(mask, jnp.ones_like(new), 1)
+    return made
+
+  def _room(self, mask: jax.Array) -> int:
+    """How many tokens can be made before cached keys turn wrong."""
+    limit = self.config.cached_positions
+    if limit is None:
+      return sys.maxsize
+    lengths = np.asarray(mask.sum(-1))
+    below = lengths[lengths <= limit]
+    return int(limit - below.max() + 1) if len(below) else sys.maxsize
 
 
 def _inputs(tokens: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
@@ -138,47 +163,25 @@ def _logits(module: Decoder, params: Any, tokens: jax.Array,
   return module.apply({"params": params}, method=run)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _generate(module: Decoder, steps: int, ends: tuple[int, ...], params: Any,
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _generate(module: Decoder, count: int, params: Any, stop: jax.Array,
               tokens: jax.Array, mask: jax.Array
               ) -> tuple[jax.Array, jax.Array]:
-  """(i32[B,steps], how many of them were made)."""
+  """(i32[B,count], how many columns of them were made)."""
   b, length = tokens.shape
-  cache = init_cache(module.config, b, length + steps, module.dtype)
+  cache = init_cache(module.config, b, length + count - 1, module.dtype)
   positions = _positions(mask)
-
-  def read(m: Decoder, tokens, positions, mask, cache):
-    hidden, cache = m(m.embed(tokens), positions, mask, cache)
-    return hidden, cache
-
   run = functools.partial(module.apply, {"params": params})
+
+  def read(m: Decoder, tokens: jax.Array, *where: Any) -> Any:
+    return m(m.embed(tokens), *where)
+
+  def step(*inputs: Any) -> Any:
+    hidden, cache = run(*inputs, method=read)
+    return run(hidden[:, 0], method="logits"), cache
+
   hidden, cache = run(tokens, positions, mask, cache, method=read)
-  last = length - 1 - jnp.argmax(mask[:, ::-1], -1)
-  choose = lambda hidden: run(hidden, method="logits").argmax(-1).astype(
-      jnp.int32)
-  token = choose(hidden[jnp.arange(b), last])
-  made = jnp.zeros((b, steps), jnp.int32)
-
-  def finished(token: jax.Array) -> jax.Array:
-    return jnp.isin(token, jnp.asarray(ends, jnp.int32))
-
-  def more(state: Any) -> jax.Array:
-    i, _, done, *_ = state
-    return (i < steps) & ~done.all()
-
-  def step(state: Any) -> Any:
-    i, token, done, at, made, cache = state
-    made = made.at[:, i].set(token)
-    ended = done | finished(token)
-    hidden, cache = run(token[:, None], at[:, None], jnp.ones((b, 1), int),
-                        cache, method=read)
-    following = jnp.where(ended, token, choose(hidden[:, 0]))
-    return i + 1, following, ended, at + 1, made, cache
-
-  done = jnp.zeros(b, bool)
-  at = positions[jnp.arange(b), last] + 1
-  count, token, _, _, made, _ = jax.lax.while_loop(
-      more, step, (0, token, done, at, made, cache))
-  # Columns after the last step repeat each row's end.
-  made = jnp.where(jnp.arange(steps) < count, made, token[:, None])
-  return made, count
+  last = (jnp.arange(b), length - 1 - jnp.argmax(mask[:, ::-1], -1))
+  return continue_greedily(
+      step, run(hidden[last], method="logits"), cache, positions[last] + 1,
+      mask.any(-1), count, stop)

@@ -25,7 +25,8 @@ _HARMLESS = frozenset("""
   pruned_heads cross_attention_hidden_size tie_encoder_decoder
   task_specific_params prefix
   tokenizer_class initializer_range initializer_factor attention_dropout
-  hidden_dropout dropout classifier_dropout vocab_size
+  hidden_dropout dropout classifier_dropout vocab_size cache_implementation
+  transformers.js_config
 """.split())
 
 

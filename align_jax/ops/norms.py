@@ -24,8 +24,16 @@ def layer_norm(x: jax.Array, scale: jax.Array | None,
   return y.astype(x.dtype)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-  """x / sqrt(mean(x^2) + eps) * scale, in x's dtype (f[..., C], f[C])."""
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float,
+             offset: float = 0.0) -> jax.Array:
+  """x / sqrt(mean(x^2) + eps) * (offset + scale), in x's dtype.
+
+  Args:
+    x: f[..., C].
+    scale: f[C].
+    eps: added to the mean square.
+    offset: 1 where the weights are kept around zero, as Gemma's.
+  """
   y = x.astype(jnp.float32)
   y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
-  return (y * scale.astype(jnp.float32)).astype(x.dtype)
+  return (y * (offset + scale.astype(jnp.float32))).astype(x.dtype)

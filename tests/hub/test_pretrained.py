@@ -26,7 +26,7 @@ def _write(folder: Path, **fields: Any) -> Path:
 def test_everything_not_understood_is_named_at_once(tmp_path: Path) -> None:
   folder = _write(
       tmp_path, hidden_act="gelu", sliding_window=512,
-      rope_scaling={"type": "yarn", "factor": 4.0}, num_attention_heads=7,
+      rope_scaling={"type": "dynamic", "factor": 4.0}, num_attention_heads=7,
       quantization_config={"bits": 4}, pretraining_tp=2,
       transformers_version="4.40", use_cache=True, unused=None)
   with pytest.raises(ForeignConfigError) as error:
@@ -35,7 +35,8 @@ def test_everything_not_understood_is_named_at_once(tmp_path: Path) -> None:
 this 'llama' config.json cannot be followed:
   hidden_act 'gelu' is not implemented (known: 'silu')
   pretraining_tp 2 is not implemented (known: 1)
-  rope_type 'yarn' is not implemented (known: 'default', 'llama3')
+  rope_type 'dynamic' is not implemented (known: 'default', 'linear', \
+'llama3', 'yarn', 'longrope')
   unknown field sliding_window = 512; it may change what the model computes
   unknown field quantization_config = {'bits': 4}; it may change what the \
 model computes

@@ -125,7 +125,7 @@ def test_each_peculiarity_matters(pair: Any) -> None:
         p, k_dgk=lambda k: k[:, :, ::-1], v_dgk=lambda v: v[:, :, ::-1]))
   if not c.tied_head:
     off["untied"] = _changed(ours, {**p, "head_vd": p["embed_vd"]})
-  if c.attn_bias:
+  if c.qkv_bias:
     for name in ("q_bias_hk", "k_bias_gk", "v_bias_gk", "o_bias_d",
                  "gate_bias_f", "up_bias_f", "down_bias_d"):
       # A bias of the keys alone shifts all logits of a query alike but for

@@ -26,7 +26,8 @@ class Family:
   """All that is known of one kind of foreign checkpoint.
 
   Attributes:
-    kind: the registered tower or decoder that its config is one of.
+    kind: what it is: the registered tower, or the family of decoders, all of
+      which are configs of the one registered decoder.
     rules: our path -> (foreign key, transform).
     read_config: config.json as a dict -> our config; refuses what it does not
       know (`hub/foreign_config.py`).
@@ -63,6 +64,13 @@ class Part:
 # By `model_type` of config.json.
 FAMILIES = Registry("model_type", {
     "llama": "align_jax.hub.keymaps.llama:LLAMA",
+    "mistral": "align_jax.hub.keymaps.mistral:MISTRAL",
+    "qwen2": "align_jax.hub.keymaps.qwen2:QWEN2",
+    "qwen3": "align_jax.hub.keymaps.qwen3:QWEN3",
+    "gemma": "align_jax.hub.keymaps.gemma:GEMMA",
+    "gemma2": "align_jax.hub.keymaps.gemma2:GEMMA2",
+    "gemma3_text": "align_jax.hub.keymaps.gemma3:GEMMA3_TEXT",
+    "phi3": "align_jax.hub.keymaps.phi3:PHI3",
     "llava": "align_jax.hub.keymaps.llava:LLAVA",
     "clip": "align_jax.hub.keymaps.clip:CLIP",
     "clip_vision_model": "align_jax.hub.keymaps.clip:CLIP_VISION",

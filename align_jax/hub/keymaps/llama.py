@@ -6,7 +6,13 @@ from typing import Any
 from align_jax.decoders.transformer import DecoderConfig
 from align_jax.hub.foreign_config import Fields
 from align_jax.hub.keymaps import Family
-from align_jax.ops.rope import Llama3Scaling
+from align_jax.hub.keymaps.decoder_config import (
+    faithful,
+    read_rope,
+    read_sizes,
+    write_rope,
+    write_sizes,
+)
 
 _LAYER = "model.layers.{n}."
 
@@ -51,33 +57,9 @@ GGUF_RULES = {
 }
 
 
-def _rope_scaling(fields: Fields) -> tuple[float, Llama3Scaling | None]:
-  """(theta, scaling) out of either spelling of config.json.
-
-  `rope_parameters` holds both since transformers 5; `rope_theta` and
-  `rope_scaling` stood beside each other before.
-  """
-  rope = dict(fields.take("rope_scaling", None) or {})
-  rope |= fields.take("rope_parameters", None) or {}
-  theta = fields.take("rope_theta", 10_000.0)
-  theta = float(rope.pop("rope_theta", theta))
-  kind = rope.pop("rope_type", rope.pop("type", "default"))
-  rope.pop("type", None)
-  if kind == "default":
-    fields.refuse_rest("rope_parameters", rope)
-    return theta, None
-  if kind != "llama3":
-    fields.refuse("rope_type", kind, ("default", "llama3"))
-    return theta, None
-  names = ("factor", "low_freq_factor", "high_freq_factor",
-           "original_max_position_embeddings")
-  missing = [n for n in names if n not in rope]
-  values = [rope.pop(n, 1) for n in names]
-  fields.refuse_rest("rope_parameters", rope)
-  if missing:
-    fields.fault(f"rope_type 'llama3' without {', '.join(missing)}")
-    return theta, None
-  return theta, Llama3Scaling(*map(float, values[:3]), int(values[3]))
+DEFAULTS = dict(
+    vocab_size=32_000, width=4096, layers=32, heads=32, mlp_width=11_008,
+    norm_eps=1e-6, tied_head=False, max_positions=2048)
 
 
 def read_config(hf: dict[str, Any]) -> DecoderConfig:
@@ -89,58 +71,31 @@ def read_config(hf: dict[str, Any]) -> DecoderConfig:
   fields = Fields(hf)
   fields.expect("hidden_act", "silu")
   fields.expect("pretraining_tp", 1)
-  theta, scaling = _rope_scaling(fields)
-  heads = fields.take("num_attention_heads", 32)
-  sizes = dict(
-      vocab_size=fields.take("vocab_size", 32_000),
-      width=fields.take("hidden_size", 4096),
-      layers=fields.take("num_hidden_layers", 32),
-      heads=heads,
-      kv_heads=fields.take("num_key_value_heads", None) or heads,
-      head_width=fields.take("head_dim", None) or 0,
-      mlp_width=fields.take("intermediate_size", 11_008),
-      rope_theta=theta,
-      rope_scaling=scaling,
-      norm_eps=fields.take("rms_norm_eps", 1e-6),
-      tied_head=fields.take("tie_word_embeddings", False),
-      max_positions=fields.take("max_position_embeddings", 2048),
-      attn_bias=fields.take("attention_bias", False),
-      mlp_bias=fields.take("mlp_bias", False),
-  )
-  return fields.finish(DecoderConfig, sizes)
+  # What Llama itself is; SmolLM2's and Vicuna's files say it.
+  fields.expect("is_llama_config", True)
+  fields.expect("rope_interleaved", False)
+  fields.take("max_sequence_length", None)
+  sizes = read_sizes(fields, DEFAULTS)
+  bias = fields.take("attention_bias", False)
+  return fields.finish(DecoderConfig, dict(
+      **sizes, **read_rope(fields, sizes["max_positions"]),
+      qkv_bias=bias, o_bias=bias, mlp_bias=fields.take("mlp_bias", False)))
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-  """DecoderConfig -> config.json."""
-  c = config
-  rope: dict[str, Any] = {"rope_theta": c.rope_theta, "rope_type": "default"}
-  if c.rope_scaling is not None:
-    s = c.rope_scaling
-    rope |= {
-        "rope_type": "llama3",
-        "factor": s.factor,
-        "low_freq_factor": s.low_freq_factor,
-        "high_freq_factor": s.high_freq_factor,
-        "original_max_position_embeddings": s.original_max_positions,
-    }
-  return {
+  """DecoderConfig -> config.json.
+
+  Raises:
+    InputError: it is no Llama; the message says why.
+  """
+  return faithful(config, {
       "architectures": ["LlamaForCausalLM"],
       "model_type": "llama",
       "hidden_act": "silu",
-      "vocab_size": c.vocab_size,
-      "hidden_size": c.width,
-      "num_hidden_layers": c.layers,
-      "num_attention_heads": c.heads,
-      "num_key_value_heads": c.kv_heads,
-      "head_dim": c.head_width,
-      "intermediate_size": c.mlp_width,
-      "rope_parameters": rope,
-      "rms_norm_eps": c.norm_eps,
-      "tie_word_embeddings": c.tied_head,
-      "max_position_embeddings": c.max_positions,
-      "attention_bias": c.attn_bias,
-      "mlp_bias": c.mlp_bias,
-  }
+      "rope_parameters": write_rope(config.rope_theta, config.rope_scaling),
+      "attention_bias": config.qkv_bias,
+      "mlp_bias": config.mlp_bias,
+  } | write_sizes(config), read_config)
 
 
 LLAMA = Family(
