@@ -57,8 +57,8 @@ class VLM(nn.Module):
 
     Returns:
       hidden f[B,L,D] after the final norm; head_vd and embed_vd f[V,D];
-      visual_tokens f[B,N,T,D]; connector_aux, what the connector reports;
-      scalars, by name, f32[].
+      logit_soft_cap, the decoder's own number; visual_tokens f[B,N,T,D];
+      connector_aux, what the connector reports; scalars, by name, f32[].
     """
     visual = self.encode_images(batch)
     x = self.embed(batch["tokens"], batch["visual_index"], visual)
@@ -66,6 +66,7 @@ class VLM(nn.Module):
     return {
         "hidden": hidden,
         "head_vd": self.decoder.head_vd(),
+        "logit_soft_cap": self.decoder.config.logit_soft_cap,
         "embed_vd": self.decoder.embed_vd(),
         "scalars": self.numbers,
         "visual_tokens": visual.tokens,
@@ -112,7 +113,8 @@ class VLM(nn.Module):
               extras: dict[str, jax.Array] | None = None) -> ConnectorOutput:
     """features f[B,N,P,C] -> visual tokens f[B,N,T,D], special tokens."""
     context = Context(self.decoder.embed_vd(), image_segment_ids,
-                      extras or {}, self.decoder.head_vd())
+                      extras or {}, self.decoder.head_vd(),
+                      self.decoder.config.embed_scale)
     visual = self.connector(features, image_segment_ids > 0, context)
     if not self.prompt_tokens:
       return visual

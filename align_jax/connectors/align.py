@@ -195,6 +195,8 @@ class Align(Connector):
     if self.keep_words:
       options["keep"] = jnp.asarray(self.keep_words, jnp.int32)
     tokens = vocab_mix(h, w2_vd, scale_v, bias_v, embed_vd, **options)
+    if context.embed_scale != 1.0:  # the hull of what the LLM reads
+      tokens = tokens * jnp.asarray(context.embed_scale, tokens.dtype)
     probs = vocab_probs(h, w2_vd, scale_v, bias_v, **options)
     if flags.out_norm:
       tokens = layer_norm(tokens, *self._affine("out_norm", "d", width),

@@ -31,11 +31,14 @@ class Context:
       gives none.
     head_vd: f[V,D] the LLM's head, the live array itself: the embedding table
       where it is tied.
+    embed_scale: what the LLM multiplies its embeddings of words with (Gemma);
+      visual tokens enter behind that.
   """
   embed_vd: jax.Array
   image_segment_ids: jax.Array
   extras: dict[str, jax.Array] = struct.field(default_factory=dict)
   head_vd: jax.Array | None = None
+  embed_scale: float = struct.field(pytree_node=False, default=1.0)
 
 
 @struct.dataclass

@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding
 from align_jax.connectors.protocol import ConnectorOutput
 from align_jax.decoders.greedy import continue_greedily
 from align_jax.decoders.transformer import KVCache, init_cache
+from align_jax.errors import InputError
 from align_jax.evals import prompts as cut
 from align_jax.evals.beam import search
 from align_jax.evals.decoding import Beam
@@ -93,6 +94,9 @@ class Generator:
 
     Returns:
       Token ids of each answer, without the stop token.
+
+    Raises:
+      InputError: prompts too long for a decoder with LongRoPE.
     """
     def answer(*args: Any) -> np.ndarray:
       if beam is not None:
@@ -101,6 +105,7 @@ class Generator:
       return _generate(self.model, max_new_tokens, self.params, self.stop,
                        *args)
 
+    self._check_lengths(prompts, max_new_tokens)
     stop = set(np.asarray(self.stop).tolist())
     return [_until(row.tolist(), stop)
             for row in self._over(prompts, read, answer, progress)]
@@ -125,6 +130,7 @@ class Generator:
     """
     ids = [np.asarray(a, np.int32) for a in answers]
     longest = max(len(a) for a in ids)
+    self._check_lengths(prompts, longest)
     table = jnp.asarray(cut.pad(ids, len(ids), longest))
     sizes = jnp.asarray(cut.lengths(ids, len(ids)))
 
@@ -132,6 +138,20 @@ class Generator:
       return _score(self.model, self.params, table, sizes, *args)
 
     return np.stack(self._over(prompts, read, answer, progress))
+
+  def _check_lengths(self, prompts: Sequence[Prompt], more: int) -> None:
+    """Refuses what would need cached keys beyond where they are right.
+
+    Raises:
+      InputError: such prompts.
+    """
+    limit = self.model.decoder.config.cached_positions
+    longest = max((len(p.tokens) for p in prompts), default=0)
+    if limit is not None and longest + more > limit:
+      raise InputError(
+          f"a prompt of {longest} tokens and {more} more pass the {limit} "
+          "positions where this decoder's RoPE changes all keys; reading "
+          "them anew is not implemented here")
 
   def _over(self, prompts: Sequence[Prompt], read: ReadImages | None,
             answer: Callable[..., jax.Array],

@@ -54,4 +54,5 @@ class NextToken:
     hidden = jnp.take_along_axis(outputs["hidden"], place[..., None], axis=1)
     return chunked_loss(
         layout.constrain(hidden, "bl."), outputs["head_vd"],
-        pick(batch["targets"]), pick(batch["loss_weights"]), layout=layout)
+        pick(batch["targets"]), pick(batch["loss_weights"]), layout=layout,
+        soft_cap=outputs["logit_soft_cap"])

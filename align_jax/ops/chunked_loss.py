@@ -20,10 +20,12 @@ from align_jax.parallel.rules import spec_for
 
 
 def plain_loss(hidden: jax.Array, head_vd: jax.Array, targets: jax.Array,
-               weights: jax.Array) -> jax.Array:
+               weights: jax.Array, soft_cap: float = 0.0) -> jax.Array:
   """The reference: sum of weighted cross-entropies, all logits at once."""
   logits = jnp.einsum("bmd,vd->bmv", hidden, head_vd.astype(hidden.dtype),
                       preferred_element_type=jnp.float32)
+  if soft_cap:
+    logits = soft_cap * jnp.tanh(logits / soft_cap)
   target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   return (weights * (jax.nn.logsumexp(logits, axis=-1) - target)).sum()
 
@@ -36,6 +38,7 @@ def chunked_loss(
     *,
     layout: Layout = Layout(),
     chunk: int | None = None,
+    soft_cap: float = 0.0,
 ) -> jax.Array:
   """Sum over tokens of weight * (logsumexp(logits) - logit of the target).
 
@@ -49,29 +52,32 @@ def chunked_loss(
     chunk: tokens whose logits exist at one time, on each device. None is half
       of D, between 128 and 512: with fewer, logits are little beside the
       gradient of the head, which each further chunk reads and writes.
+    soft_cap: c in c tanh(z / c) on the logits (Gemma 2); 0 means none.
 
   Returns:
     f32[], equal to `plain_loss`. Differentiable in hidden and head_vd; the
     gradient of a frozen head is not computed.
   """
-  return _loss(hidden, head_vd, targets, weights, layout, chunk)
+  return _loss(hidden, head_vd, targets, weights, layout, chunk, soft_cap)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _loss(hidden, head_vd, targets, weights, layout, chunk):
-  return _run(hidden, head_vd, targets, weights, layout, chunk, "")[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _loss(hidden, head_vd, targets, weights, layout, chunk, soft_cap):
+  return _run(hidden, head_vd, targets, weights, layout, chunk, soft_cap,
+              "")[0]
 
 
-def _forward(hidden, head_vd, targets, weights, layout, chunk):
+def _forward(hidden, head_vd, targets, weights, layout, chunk, soft_cap):
   wanted = ("h" if hidden.perturbed else "") + (
       "w" if head_vd.perturbed else "")
   loss, grad_hidden, grad_head = _run(
       hidden.value, head_vd.value, targets.value, weights.value, layout,
-      chunk, wanted)
+      chunk, soft_cap, wanted)
   return loss, (grad_hidden, grad_head)
 
 
-def _backward(layout, chunk, residuals, grad):
+def _backward(layout, chunk, soft_cap, residuals, grad):
+  del layout, chunk, soft_cap
   grad_hidden, grad_head = residuals
   scale = lambda g: None if g is None else (g * grad).astype(g.dtype)
   return scale(grad_hidden), scale(grad_head), None, None
@@ -80,13 +86,13 @@ def _backward(layout, chunk, residuals, grad):
 _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(hidden, head_vd, targets, weights, layout, chunk, wanted):
+def _run(hidden, head_vd, targets, weights, layout, chunk, soft_cap, wanted):
   """(loss, gradient of hidden, gradient of the head), of the wanted ones."""
   mesh, master = layout.mesh, head_vd.dtype
   head_vd = head_vd.astype(hidden.dtype)
   if mesh is None or mesh.size == 1:
-    return _local(hidden, head_vd, targets, weights, chunk, wanted,
-                  master)
+    return _local(hidden, head_vd, targets, weights, chunk, soft_cap,
+                  wanted, master)
   head_spec = spec_for("head_vd", head_vd.shape, dict(mesh.shape))
   rows = ROWS if hidden.shape[0] % layout.shards(ROWS) == 0 else None
   marks = ("context" if hidden.shape[1] % mesh.shape["context"] == 0
@@ -96,7 +102,7 @@ def _run(hidden, head_vd, targets, weights, layout, chunk, wanted):
   token_axes = (ROWS if rows else ()) + (("context",) if marks else ())
   parts = tuple(head_spec) + (None,) * (2 - len(head_spec))
   local = functools.partial(
-      _local, chunk=chunk, wanted=wanted, master=master,
+      _local, chunk=chunk, soft_cap=soft_cap, wanted=wanted, master=master,
       token_axes=token_axes,
       vocab_axis=parts[0], width_axis=parts[1])
   out_specs = (P(), token_spec if "h" in wanted else None,
@@ -108,7 +114,7 @@ def _run(hidden, head_vd, targets, weights, layout, chunk, wanted):
           hidden, head_vd, targets, weights)
 
 
-def _local(hidden, head_vd, targets, weights, chunk, wanted, master,
+def _local(hidden, head_vd, targets, weights, chunk, soft_cap, wanted, master,
            token_axes=(), vocab_axis=None, width_axis=None):
   """What one device does with its tokens and its part of the head."""
   if width_axis:
@@ -130,6 +136,8 @@ def _local(hidden, head_vd, targets, weights, chunk, wanted, master,
     h, target, weight = tokens
     logits = jnp.einsum("nd,vd->nv", h, head_vd,
                         preferred_element_type=jnp.float32)
+    if soft_cap:
+      logits = soft_cap * jnp.tanh(logits / soft_cap)
     top = logits.max(-1)
     top = jax.lax.pmax(top, vocab_axis) if vocab_axis else top
     exps = jnp.exp(logits - top[:, None])
@@ -144,7 +152,10 @@ def _local(hidden, head_vd, targets, weights, chunk, wanted, master,
     if wanted:
       grad = exps * (weight / total)[:, None]
       grad = grad.at[jnp.arange(chunk), place].add(
-          jnp.where(mine, -weight, 0.0)).astype(h.dtype)
+          jnp.where(mine, -weight, 0.0))
+      if soft_cap:
+        grad = grad * (1 - jnp.square(logits / soft_cap))
+      grad = grad.astype(h.dtype)
     if "h" in wanted:
       grad_h = over_vocab(jnp.einsum(
           "nv,vd->nd", grad, head_vd,

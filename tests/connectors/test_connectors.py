@@ -77,6 +77,16 @@ def test_align_stays_in_the_hull_of_the_embeddings():
       out.tokens, probs @ np.asarray(context.embed_vd), rtol=1e-4, atol=1e-5)
 
 
+def test_align_mixes_what_the_llm_reads():
+  """Gemma scales the embeddings of words where they enter."""
+  features, context = _inputs()
+  module = _make("align")
+  params = {"params": _random_params(module, features, context)}
+  plain, scaled = (module.apply(params, features, None, c).tokens
+                   for c in (context, context.replace(embed_scale=3.0)))
+  np.testing.assert_allclose(scaled, 3 * np.asarray(plain), rtol=1e-6)
+
+
 def test_align_passes_gradient_into_the_live_table():
   features, context = _inputs()
   module = _make("align")

@@ -1,5 +1,7 @@
 """Batching, padding, sharing and sharding change no answer."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,10 +9,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from align_jax.config import MeshConfig
 from align_jax.connectors.align import Align
+from align_jax.errors import InputError
 from align_jax.evals import generate
 from align_jax.evals import prompts as cut
 from align_jax.evals.decoding import Beam
 from align_jax.evals.generate import Generator
+from align_jax.ops.rope import LongRope
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh
 from tests.evals import tiny
@@ -157,6 +161,22 @@ def test_nothing_to_answer(world):
   assert Generator(model, params, [tiny.STOP]).generate([], read) == []
   with pytest.raises(ValueError, match="at least one stop token"):
     Generator(model, params, [])
+
+
+def test_keys_that_turn_wrong_are_refused(world):
+  model, params, prompts, read, _ = world
+  config = model.decoder.config
+  half = config.head_width // 2
+  long = dataclasses.replace(config, rope_scaling=LongRope(
+      (1.0,) * half, (2.0,) * half, 8, 1.0))
+  model = model.clone(decoder=long.make())
+  generator = Generator(model, params, [tiny.STOP])
+  longest = max(len(p.tokens) for p in prompts)
+  with pytest.raises(InputError, match=f"a prompt of {longest} tokens and 5 "
+                                       "more pass the 8 positions"):
+    generator.generate(prompts, read, NEW)
+  with pytest.raises(InputError, match="and 2 more pass the 8"):
+    generator.score(prompts, [[1, 2], [3]], read)
 
 
 def _prompt(tokens, visual=None, key=0):

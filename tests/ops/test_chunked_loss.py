@@ -45,6 +45,20 @@ def test_chunked_equals_plain_with_gradients(chunk):
         a, b, rtol=1e-5, atol=1e-6), got, want)
 
 
+@pytest.mark.parametrize("shape", [{}, dict(data=2, fsdp=2, tensor=2)])
+def test_capped_logits(shape):
+  inputs = _inputs()
+  layout = Layout(make_mesh(MeshConfig(**shape))) if shape else Layout()
+  want = jax.value_and_grad(
+      lambda *a: plain_loss(*a, soft_cap=3.0), (0, 1))(*inputs)
+  got = jax.jit(jax.value_and_grad(
+      lambda *a: chunked_loss(*a, layout=layout, chunk=7, soft_cap=3.0),
+      (0, 1)))(*inputs)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-5, atol=1e-6), got, want)
+  assert abs(want[0] - plain_loss(*inputs)) > 1.0
+
+
 @pytest.mark.parametrize("shape", [
     dict(data=8), dict(data=1, fsdp=8), dict(data=2, fsdp=2, tensor=2),
     dict(data=1, tensor=4, context=2), dict(data=4, fsdp=2),

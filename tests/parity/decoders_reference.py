@@ -72,7 +72,8 @@ def reference(variant: str, seed: int = 0, **changes: Any) -> Any:
       elif name.endswith("bias"):
         weight.normal_(0.0, 0.5)
       elif "embed" in name or "lm_head" in name:
-        weight.normal_(0.0, 0.5)
+        # Where they are tied, less: else each token is its own successor.
+        weight.normal_(0.0, 0.25 if config.tie_word_embeddings else 0.5)
       else:
         gain = 2.0 if any(x in name for x in ("q_proj", "k_proj", "qkv_proj")
                           ) else 1.0
