@@ -64,6 +64,13 @@ def reference(variant: str, seed: int = 0, **changes: Any) -> Any:
       **BASE | fields | changes)
   model = transformers.AutoModelForCausalLM.from_config(
       config, attn_implementation="eager").eval()
+  randomise(model)
+  return model
+
+
+def randomise(model: Any) -> None:
+  """Draws all weights of a model anew, of its own dtype and shape."""
+  kind = type(model.config).__name__
   centre = 0.0 if kind.startswith("Gemma") else 1.0
   with torch.no_grad():
     for name, weight in model.named_parameters():
@@ -73,12 +80,12 @@ def reference(variant: str, seed: int = 0, **changes: Any) -> Any:
         weight.normal_(0.0, 0.5)
       elif "embed" in name or "lm_head" in name:
         # Where they are tied, less: else each token is its own successor.
-        weight.normal_(0.0, 0.25 if config.tie_word_embeddings else 0.5)
+        weight.normal_(
+            0.0, 0.25 if model.config.tie_word_embeddings else 0.5)
       else:
         gain = 2.0 if any(x in name for x in ("q_proj", "k_proj", "qkv_proj")
                           ) else 1.0
-        weight.normal_(0.0, gain * weight.shape[1] ** -0.5)
-  return model
+        weight.normal_(0.0, gain * weight.shape[-1] ** -0.5)
 
 
 def logits_of(model: Any, tokens: np.ndarray, mask: Any = None) -> np.ndarray:

@@ -19,10 +19,12 @@ transformers = pytest.importorskip("transformers")
 from safetensors.numpy import load_file  # noqa: E402
 
 from align_jax.decoders.transformer import DecoderConfig  # noqa: E402
+from align_jax.errors import InputError  # noqa: E402
 from align_jax.hub.faces import LoadedDecoder, load_decoder  # noqa: E402
 from align_jax.hub.pretrained import read_spec, save_hf  # noqa: E402
 from align_jax.ops.rope import LongRope, YarnScaling  # noqa: E402
 from tests.parity.decoders_reference import (  # noqa: E402
+    BASE,
     LENGTH,
     VARIANTS,
     V,
@@ -30,6 +32,7 @@ from tests.parity.decoders_reference import (  # noqa: E402
     difference,
     greedy,
     logits_of,
+    randomise,
     reference,
 )
 
@@ -287,3 +290,25 @@ def test_rows_of_several_lengths_cross_an_original_length(
   first = list(got[0]).index(end)
   assert (ended[0, first:] == end).all()
   np.testing.assert_array_equal(ended[0, :first], got[0, :first])
+
+
+@pytest.mark.slow
+def test_the_language_model_of_a_gemma3_with_a_tower(tmp_path: Path) -> None:
+  text = {k: v for k, v in (BASE | VARIANTS["gemma3_text"][1]).items()
+          if k != "attn_implementation"}
+  config = transformers.Gemma3Config(
+      text_config=text, mm_tokens_per_image=4, image_token_index=60,
+      boi_token_index=58, eoi_token_index=59, vision_config=dict(
+          hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+          num_attention_heads=2, image_size=16, patch_size=4))
+  torch.manual_seed(0)
+  model = transformers.Gemma3ForConditionalGeneration._from_config(
+      config, attn_implementation="eager").eval()
+  randomise(model)
+  model.save_pretrained(tmp_path)
+  tokens = np.random.default_rng(1).integers(0, 58, (2, LENGTH))
+  theirs = logits_of(model, tokens)
+  assert theirs.std() >= 1.0
+  assert difference(load_decoder(tmp_path)(tokens), theirs) < 1e-4
+  with pytest.raises(InputError, match="load its decoder"):
+    read_spec(tmp_path)

@@ -69,6 +69,7 @@ FAMILIES = Registry("model_type", {
     "qwen3": "align_jax.hub.keymaps.qwen3:QWEN3",
     "gemma": "align_jax.hub.keymaps.gemma:GEMMA",
     "gemma2": "align_jax.hub.keymaps.gemma2:GEMMA2",
+    "gemma3": "align_jax.hub.keymaps.gemma3:GEMMA3",
     "gemma3_text": "align_jax.hub.keymaps.gemma3:GEMMA3_TEXT",
     "phi3": "align_jax.hub.keymaps.phi3:PHI3",
     "llava": "align_jax.hub.keymaps.llava:LLAVA",

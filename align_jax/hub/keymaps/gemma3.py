@@ -1,15 +1,18 @@
 """Gemma 3's language model, as transformers' Gemma3ForCausalLM (2503.19786).
 
 Gemma 2 with norms on queries and keys in the place of the soft caps, five
-layers with a window to one without, and a rotary base for each kind.
+layers with a window to one without, and a rotary base for each kind. The
+larger ones come with a tower, as Gemma3ForConditionalGeneration: of these the
+language model alone is read.
 """
 
 import dataclasses
 from typing import Any
 
 from align_jax.decoders.transformer import DecoderConfig
+from align_jax.errors import InputError
 from align_jax.hub.foreign_config import Fields
-from align_jax.hub.keymaps import gemma
+from align_jax.hub.keymaps import Family, Part, gemma
 from align_jax.hub.keymaps.decoder_config import (
     faithful,
     read_windows,
@@ -95,3 +98,17 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 GEMMA3_TEXT = dataclasses.replace(
     LLAMA, kind="gemma3_text", rules=LLAMA.rules | NORM_RULES | QK_NORM_RULES,
     read_config=read_config, write_config=write_config)
+
+
+def _refuse(_: Any) -> Any:
+  raise InputError("of a 'gemma3' model with a tower only the language model "
+                   "is implemented; load its decoder")
+
+
+GEMMA3 = Family(
+    kind="gemma3", rules={}, read_config=_refuse, write_config=_refuse,
+    # The names inside a running model, which some versions wrote.
+    rename=((r"^model\.language_model\.", "language_model.model."),
+            (r"^lm_head\.", "language_model.lm_head.")),
+    parts={"decoder": Part(GEMMA3_TEXT, "text_config", "language_model.")},
+)

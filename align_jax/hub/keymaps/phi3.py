@@ -87,6 +87,8 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
       "rope_parameters": rope,
       "original_max_position_embeddings": original,
       "sliding_window": max(config.windows, default=0) or None,
+      # The reference's default lies outside of a small vocabulary.
+      "pad_token_id": None,
   } | write_sizes(config), read_config)
 
 
