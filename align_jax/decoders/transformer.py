@@ -152,13 +152,16 @@ class DecoderConfig:
     """Matrix products of one row of `length` tokens, without the head."""
     d, f = self.width, self.mlp_width
     h, g = self.heads * self.head_width, self.kv_heads * self.head_width
-    # A query meets itself and those before it: half of the square.
-    half = 2.0 * length * length * h
+    square = 4.0 * length * length * h
     found = []
     for i in range(self.layers):
+      # A query meets itself and those before it, as far as the window goes:
+      # half of the square without one.
+      reach = min((self.windows and self.windows[i]) or length, length)
+      met = 4.0 * h * (reach * length - reach * reach / 2)
       found += [Product(2.0 * length * d * out, f"layers/{x}", i)
                 for x, out in (("q_dhk", h), ("k_dgk", g), ("v_dgk", g))]
-      found += [Product(half, "", i, masked=half)]
+      found += [Product(met, "", i, masked=square - met)]
       found += [Product(2.0 * length * into * out, f"layers/{x}", i)
                 for x, into, out in (("o_hkd", h, d), ("gate_df", d, f),
                                      ("up_df", d, f), ("down_fd", f, d))]
