@@ -118,6 +118,8 @@ class DecoderConfig:
                     f"{self.heads} heads; give head_width")
     elif not self.head_width:
       object.__setattr__(self, "head_width", self.width // self.heads)
+    if not self.attn_scale and self.head_width:
+      object.__setattr__(self, "attn_scale", self.head_width ** -0.5)
     if not self.rotary_width:
       object.__setattr__(self, "rotary_width", self.head_width)
     if self.head_width % 2:
@@ -282,8 +284,9 @@ class Block(nn.Module):
     d, h, g, k, f = c.width, c.heads, c.kv_heads, c.head_width, c.mlp_width
     if c.local_rope_theta:
       rope = jax.tree.map(lambda a, b: jnp.where(window > 0, b, a), *rope)
-    if window is None and any(c.windows):
-      window = c.windows[0]  # the same everywhere, and known to the kernel
+    windows = tuple(sorted(set(c.windows)))
+    if window is None and windows:
+      window = windows[0] or None  # the same everywhere: kernels know it
 
     y = self.norm("attn_norm_d", x)
     q = self.product("bld,dhk->blhk", y, "q_dhk", d, h, k)
@@ -307,7 +310,7 @@ class Block(nn.Module):
     packed = cache is None
     mix = attention(q, keys, values, causal=True, **where, window=window,
                     scale=c.attn_scale, soft_cap=c.attn_soft_cap or None,
-                    packed=packed, layout=layout,
+                    windows=windows or None, packed=packed, layout=layout,
                     balanced=packed and balances(x.shape[1], layout))
     y = self.product("blhk,hkd->bld", mix, "o_hkd", h, k, d, inputs=2)
     if c.o_bias:

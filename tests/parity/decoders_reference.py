@@ -70,18 +70,19 @@ def reference(variant: str, seed: int = 0, **changes: Any) -> Any:
 
 def randomise(model: Any) -> None:
   """Draws all weights of a model anew, of its own dtype and shape."""
-  kind = type(model.config).__name__
-  centre = 0.0 if kind.startswith("Gemma") else 1.0
+  gemma = type(model.config).__name__.startswith("Gemma")
+  # Where embeddings are tied, less: else each token is its own successor.
+  words = (0.15 if gemma else 0.25) if model.config.tie_word_embeddings else (
+      0.5)
   with torch.no_grad():
     for name, weight in model.named_parameters():
       if "norm" in name:
-        weight.normal_(centre, 0.3)
+        final = "layers" not in name
+        weight.normal_(float(final) if gemma else 1.0, 0.3)
       elif name.endswith("bias"):
         weight.normal_(0.0, 0.5)
       elif "embed" in name or "lm_head" in name:
-        # Where they are tied, less: else each token is its own successor.
-        weight.normal_(
-            0.0, 0.25 if model.config.tie_word_embeddings else 0.5)
+        weight.normal_(0.0, words)
       else:
         gain = 2.0 if any(x in name for x in ("q_proj", "k_proj", "qkv_proj")
                           ) else 1.0
