@@ -35,12 +35,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0,
             "original_max_position_embeddings": 16, "beta_fast": 2.0})),
     "qwen3": ("Qwen3", dict(head_dim=12)),
-    "gemma": ("Gemma", dict(head_dim=12, num_key_value_heads=1)),
+    # Untied, so that a token is not its own likeliest successor.
+    "gemma": ("Gemma", dict(head_dim=12, num_key_value_heads=1,
+                            tie_word_embeddings=False)),
     "gemma2": ("Gemma2", dict(
-        head_dim=12, query_pre_attn_scalar=10, attn_logit_softcapping=3.0,
+        head_dim=12, query_pre_attn_scalar=10, tie_word_embeddings=False,
+        attn_logit_softcapping=3.0,
         final_logit_softcapping=5.0, **WINDOWS)),
     "gemma3_text": ("Gemma3Text", dict(
-        head_dim=12, query_pre_attn_scalar=10, **WINDOWS, rope_parameters={
+        head_dim=12, query_pre_attn_scalar=10, tie_word_embeddings=False,
+        **WINDOWS, rope_parameters={
             "full_attention": {"rope_type": "linear", "rope_theta": 2000.0,
                                "factor": 8.0},
             "sliding_attention": {"rope_type": "default",
@@ -71,7 +75,7 @@ def reference(variant: str, seed: int = 0, **changes: Any) -> Any:
 def randomise(model: Any) -> None:
   """Draws all weights of a model anew, of its own dtype and shape."""
   gemma = type(model.config).__name__.startswith("Gemma")
-  # Where embeddings are tied, less: else each token is its own successor.
+  # A tied head that is large makes each token its own successor.
   words = (0.15 if gemma else 0.25) if model.config.tie_word_embeddings else (
       0.5)
   with torch.no_grad():

@@ -207,7 +207,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("variant", [
-    v if v in ("gemma3_text",) else pytest.param(v, marks=pytest.mark.slow)
+    v if v in ("phi3", "qwen3") else pytest.param(v, marks=pytest.mark.slow)
     for v in sorted(VARIANTS)])
 def test_each_peculiarity_matters(
     variant: str, pair_of: Callable[[str], Pair]) -> None:
@@ -217,18 +217,20 @@ def test_each_peculiarity_matters(
 
 
 # Other shapes: five layers with a window to one without, one key head for
-# all, as many as queries, no soft cap, an untied Gemma, old spellings.
+# all, as many as queries, no soft cap, tied heads, parts of heads.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3 five to one": ("gemma3_text", dict(
         num_hidden_layers=8, layer_types=None, sliding_window=4,
-        final_logit_softcapping=6.0, num_key_value_heads=4)),
+        tie_word_embeddings=True, final_logit_softcapping=6.0,
+        num_key_value_heads=4)),
     "gemma2 as it alternates": ("gemma2", dict(
-        num_hidden_layers=5, layer_types=None, attn_logit_softcapping=None,
+        num_hidden_layers=5, layer_types=None, tie_word_embeddings=True,
+        attn_logit_softcapping=None,
         num_key_value_heads=1)),
     "gemma2 with biases": ("gemma2", dict(
         attention_bias=True, final_logit_softcapping=None)),
-    "gemma untied": ("gemma", dict(
-        tie_word_embeddings=False, num_key_value_heads=4, head_dim=16)),
+    "gemma tied": ("gemma", dict(
+        tie_word_embeddings=True, num_key_value_heads=4, head_dim=16)),
     "mistral without a window": ("mistral", dict(
         sliding_window=None, head_dim=6)),
     "qwen2 on all layers": ("qwen2", dict(max_window_layers=0)),
