@@ -1,13 +1,15 @@
 """Bytes a device by sizes alone, without compiling.
 
 What lies there all the time follows from shapes and shardings exactly. What
-comes and goes is the most that any of four moments of a step needs:
+comes and goes is the most that any of five moments of a step needs:
 
-  head        the tables gathered, logits of one chunk, the head's gradient
-  decoder     one layer's intermediates and gathered weights, and the
-              gradients of the stack so far
+  head        the head gathered, logits of one chunk, the head's gradient and
+              the product that is added to it
+  decoder     one layer's intermediates and gathered weights, the gradients of
+              the stack, the head's, which is not summed over devices yet
   connector   its intermediates; for ALIGN, V-sized ones
   tower       as the decoder
+  update      all gradients, and the head's as it is summed
 
 beside what was kept for the backward pass (a layer's input under "full").
 """
@@ -35,8 +37,8 @@ class Memory:
   """Bytes on one device.
 
   Attributes:
-    moments: what each moment of a step needs beside the rest, by name;
-      `temporaries` is the largest of them.
+    temporaries: what the fullest moment of a step needs beside the rest.
+    moments: what each needs beside parameters, optimizer and batch.
   """
   parameters: float
   optimizer: float
@@ -81,19 +83,21 @@ def predict(config: Config, stage: StageConfig, parts: Parts,
   parameters = local_bytes((state.trained, state.frozen), tiled)
   optimizer = local_bytes((state.opt_state, state.step), tiled)
   gradients = local_bytes(state.trained, tiled)
-  moments = (_Moments(config, stage, parts, state, dict(mesh.shape)).all()
-             if config.model.kind == "vlm" else {"step": 0.0})
+  moments = (_Moments(config, stage, parts, state, dict(mesh.shape),
+                      tiled).all()
+             if config.model.kind == "vlm" else {"update": gradients})
   return Memory(parameters, optimizer, gradients,
                 local_bytes(batch, tiled),
-                max(moments.values()), moments)
+                max(max(moments.values()) - gradients, 0.0), moments)
 
 
 class _Moments:
   """What each moment needs; sizes in bytes, of one device."""
 
   def __init__(self, config: Config, stage: StageConfig, parts: Parts,
-               state: TrainState, axes: Mapping[str, int]):
+               state: TrainState, axes: Mapping[str, int], tiled: bool):
     self.config, self.stage, self.parts = config, stage, parts
+    self.tiled = tiled
     self.axes, self.state = axes, state
     self.trained = {base(key) for key in state.trained}
     data = config.data
@@ -106,13 +110,34 @@ class _Moments:
     self.tower = parts.model.tower.config
 
   def all(self) -> dict[str, float]:
+    """By name; gradients that are there by then are counted in."""
+    head, table = self._head_gradient(), self._table()
+    grads = {part: self._gradients(part)
+             for part in ("decoder", "connector", "tower")}
     kept = self._kept_decoder() + self._kept_tower()
+    casts = self._casts()
+    if self.stage.accumulate > 1:  # the sum over microbatches lies beside
+      casts += sum(grads.values())
     return {
-        "head": kept + self._head(),
-        "decoder": kept + self._decoder_layer(),
-        "connector": self._kept_tower() + self._connector(),
-        "tower": self._kept_tower() + self._tower_layer(),
+        "head": (casts + kept + table + 2 * head + 2 * self._logits()),
+        "decoder": (casts + kept + head + grads["decoder"]
+                    + self._decoder_layer()),
+        "connector": (casts + self._kept_tower() + head + grads["decoder"]
+                      + grads["connector"] + self._connector()),
+        "tower": (casts + self._kept_tower() + head + sum(grads.values())
+                  + self._tower_layer()),
+        "update": 2 * head + sum(grads.values()),
     }
+
+  def _gradients(self, part: str) -> float:
+    return local_bytes([s for key, s in self.state.trained.items()
+                        if key.startswith(part + "/")], self.tiled)
+
+  def _casts(self) -> float:
+    """Stacks in the dtype of the computation: cast once, before the loops."""
+    return sum(local_bytes(s, self.tiled) * self.width / s.dtype.itemsize
+               for key, s in self.state.trained.items() if "/layers" in key
+               and s.dtype.itemsize != self.width)
 
   def _trains(self, part: str) -> bool:
     return any(path.startswith(part + "/") for path in self.trained)
@@ -149,17 +174,26 @@ class _Moments:
             "none": 6 * width + attention + 2 * others + 2 * scores,
             }[self.config.model.remat]
 
-  def _head(self) -> float:
-    """The head gathered, its gradient in f32, logits of one chunk."""
-    v = self.decoder.vocab_size / self.axes["tensor"]
-    d = self.decoder.width
+  def _words(self) -> float:
+    return self.decoder.vocab_size / self.axes["tensor"]
+
+  def _table(self) -> float:
+    """The head, gathered for its products."""
+    return self._words() * self.decoder.width * self.width
+
+  def _head_gradient(self) -> float:
+    """In f32 and whole: it is summed over devices after the loop."""
+    head = "decoder/embed_vd" if self.decoder.tied_head else "decoder/head_vd"
+    if head not in self.trained:
+      return 0.0
+    return self._words() * self.decoder.width * 4
+
+  def _logits(self) -> float:
+    """Of the tokens that go through the head at one time."""
     labels = self.rows * self.config.data.labels_per_row / (
         self.axes["context"])
-    logits = min(labels, 512, max(d // 2, 128)) * v * 4
-    head = "decoder/embed_vd" if self.decoder.tied_head else "decoder/head_vd"
-    table = v * d
-    return (table * self.width + 3 * logits
-            + (table * 4 if head in self.trained else 0.0))
+    return min(labels, 512, max(self.decoder.width // 2, 128)) * (
+        self._words() * 4)
 
   def _decoder_layer(self) -> float:
     """One layer, forward again and backward."""

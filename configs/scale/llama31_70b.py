@@ -25,7 +25,9 @@ def get_config(arg: str = "") -> ConfigDict:
       connector=dict(kind=connector, options={}),
       decoder=dict(published="llama31_70b"),
       remat="full"))
-  c.mesh = ConfigDict(dict(data=1, fsdp=512))
+  # 128 divides every width, also the tower's 1152; what 512 does not divide
+  # would lie whole on every chip.
+  c.mesh = ConfigDict(dict(data=4, fsdp=128))
   c.data = ConfigDict(dict(
       sources=dict(train=dict(kind="llava", options=dict(
           path="data/train.jsonl"))),
