@@ -40,11 +40,13 @@ class Layout:
   def platform(self) -> str:
     """"cpu", "gpu" or "tpu": of the mesh's devices, which may be absent.
 
-    Of no mesh, or one that is of no devices: what is at hand.
+    An abstract mesh may name it; of no mesh, or one that is of no devices,
+    it is what is at hand.
     """
-    if not isinstance(self.mesh, Mesh):
-      return jax.default_backend()
-    return self.mesh.devices.flat[0].platform
+    if isinstance(self.mesh, Mesh):
+      return self.mesh.devices.flat[0].platform
+    device = getattr(self.mesh, "abstract_device", None)
+    return device.platform if device else jax.default_backend()
 
   def spec(self, axes: str) -> P:
     """The PartitionSpec of an array whose axes are these letters."""

@@ -56,7 +56,7 @@ def _share(config: Config, stage: str, where: Target) -> float | None:
   try:
     axes = check(config, build(config.model), where.count)
     chosen = stage_named(config, stage)
-    mesh = abstract_mesh(axes)
+    mesh = abstract_mesh(axes, where.platform)
     _, state, batch, parts = abstract_stage(config, chosen, mesh)
   except ValueError:
     return None

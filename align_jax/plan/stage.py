@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from align_jax.build import Parts, build, param_shapes
 from align_jax.config import Config, StageConfig
@@ -46,6 +46,10 @@ class Target:
   devices: Sequence[jax.Device] | None
   chip: Chip | None
   hbm: float
+
+  @property
+  def platform(self) -> str:
+    return "tpu" if self.tiled else self.devices[0].platform
 
   @property
   def tiled(self) -> bool:
@@ -84,10 +88,12 @@ def target(name: str, mesh: Any = None) -> Target:
   return Target(name, len(devices), devices, None, memory / len(devices))
 
 
-def abstract_mesh(axes: dict[str, int]) -> AbstractMesh:
-  """A mesh without devices, enough for shapes on a device."""
+def abstract_mesh(axes: dict[str, int], platform: str = "") -> AbstractMesh:
+  """A mesh without devices, enough for shapes on a device of a platform."""
+  device = AbstractDevice("", None, platform) if platform else None
   return AbstractMesh(tuple(axes.values()), tuple(axes),
-                      axis_types=(AxisType.Auto,) * len(axes))
+                      axis_types=(AxisType.Auto,) * len(axes),
+                      abstract_device=device)
 
 
 def plan_stage(config: Config, stage: StageConfig, where: Target,
@@ -122,7 +128,7 @@ def plan_stage(config: Config, stage: StageConfig, where: Target,
 def predicted(config: Config, stage: StageConfig, where: Target,
               axes: dict[str, int]) -> StagePlan:
   """All that needs no compiler."""
-  mesh = abstract_mesh(axes)
+  mesh = abstract_mesh(axes, where.platform)
   _, state, batch, parts = abstract_stage(config, stage, mesh)
   shapes = all_shapes(config, parts, mesh)
   costs = cost.step_cost(config, stage, parts, shapes, state.trained)

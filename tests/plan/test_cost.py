@@ -17,7 +17,7 @@ from align_jax.config import (
   StageConfig,
 )
 from align_jax.ops.stack import REMAT
-from align_jax.parallel.layout import AXES
+from align_jax.parallel.layout import AXES, Layout
 from align_jax.plan import cost
 from align_jax.plan.stage import abstract_mesh
 from align_jax.plan.trace import traced
@@ -204,3 +204,13 @@ def test_upper_half_trained_costs_gradients_of_the_upper_half_alone():
   assert half["decoder"].model == pytest.approx(
       whole["decoder"].model / 3 * (1 + 2 * 0.5))
   assert half["tower"].model < whole["tower"].model / 2.5
+
+
+def test_what_a_plan_without_a_compiler_takes_attention_to_run_as():
+  axes = dict.fromkeys(AXES, 1)
+  long = _config(row_length=4096)
+  forms = {}
+  for platform in ("cpu", "tpu"):
+    parts = build(long.model, Layout(abstract_mesh(axes, platform)))
+    forms[platform] = cost.attention_form(parts, 4096)
+  assert forms == {"cpu": "plain", "tpu": "splash"}
