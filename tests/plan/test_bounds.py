@@ -70,5 +70,7 @@ def test_goals_are_judged_by_their_limits():
                         flops_compiled_over_analytic=1.35,
                         predicted_bytes=94.0)
   assert all(v.met for v in judge(better).values())
+  elsewhere = judge(stage | dict(chip="processor"))
+  assert {v.met for g, v in elsewhere.items() if g != "T1"} == {None}
   moved = judge(better | dict(v_sized_collectives=1))
   assert moved["T1"].met is False
