@@ -5,6 +5,7 @@ field is either taken, expected to have the one value that is implemented, or
 known to be harmless; any other that is switched on is refused by name.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from align_jax.errors import InputError
@@ -62,6 +63,15 @@ class Fields:
     for key, value in rest.items():
       if value:
         self.fault(f"unknown field {name}.{key} = {value!r}")
+
+  def section(self, read: Callable[[dict[str, Any]], Any],
+              hf: dict[str, Any]) -> Any:
+    """What `read` makes of a nested config; None once its faults are noted."""
+    try:
+      return read(hf)
+    except ForeignConfigError as error:
+      self.fault(str(error).replace("\n", "\n  "))
+      return None
 
   def fault(self, text: str) -> None:
     self._faults.append(text)

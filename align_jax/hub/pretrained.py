@@ -85,13 +85,40 @@ def read_spec(weights: str | Path, part: str = "") -> Spec:
     if name := whole.parts[part].config:
       section = raw.get(name, {})
   config = family.read_config(section)
-  processor = path / "preprocessor_config.json"
-  if hasattr(config, "mean") and processor.is_file():
-    pixels = json.loads(processor.read_text())
-    config = dataclasses.replace(
-        config, mean=tuple(pixels.get("image_mean", config.mean)),
-        std=tuple(pixels.get("image_std", config.std)))
+  if pixels := processor_fields(path):
+    if hasattr(config, "mean"):
+      config = _reading(config, pixels, family.resamples)
+    elif hasattr(getattr(config, "tower", None), "mean"):
+      config = dataclasses.replace(
+          config, tower=_reading(config.tower, pixels, False))
   return Spec(family.kind, config, path, family, whole, part, raw)
+
+
+def processor_fields(path: Path) -> dict[str, Any]:
+  """What is said of the image processor in a folder; {} if nothing is.
+
+  transformers 5 writes it into processor_config.json where a tokenizer lies
+  beside it, and into preprocessor_config.json where it is alone.
+  """
+  for name, inside in (("preprocessor_config.json", ""),
+                       ("processor_config.json", "image_processor")):
+    if (path / name).is_file():
+      fields = json.loads((path / name).read_text())
+      if fields := fields.get(inside, {}) if inside else fields:
+        return fields
+  return {}
+
+
+def _reading(tower: Any, pixels: Mapping[str, Any], resamples: bool) -> Any:
+  """A tower's config with what the image processor beside it decides."""
+  changed = dict(mean=tuple(pixels.get("image_mean") or tower.mean),
+                 std=tuple(pixels.get("image_std") or tower.std))
+  cropped = pixels.get("do_center_crop", True) and pixels.get("crop_size")
+  size = cropped or pixels.get("size") or {}
+  side = size.get("height") if isinstance(size, Mapping) else size
+  if resamples and side and side != tower.image_size:
+    changed |= dict(image_size=side, learnt_size=tower.image_size)
+  return dataclasses.replace(tower, **changed)
 
 
 def _open(spec: Spec) -> Reader:
@@ -143,33 +170,33 @@ def load_tokenizer(source: Spec | str | Path) -> Any:
   import transformers
 
   if not any((path / name).is_file() for name in (
-      "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+      "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
+      "vocab.txt")):
     raise InputError(f"no tokenizer in {path} (looked for tokenizer.json, "
-                     "tokenizer.model, vocab.json, vocab.txt)")
+                     "tokenizer.model, spiece.model, vocab.json, vocab.txt)")
   return transformers.AutoTokenizer.from_pretrained(path)
 
 
 def load_processor(source: Spec | str | Path) -> Any:
-  """The PIL image processor of a checkpoint, from preprocessor_config.json.
+  """The PIL image processor of a checkpoint, see `processor_fields`.
 
   Raises:
     InputError: there is none, or one whose PIL form transformers lacks.
   """
   path = source.path if isinstance(source, Spec) else locate(source)
-  file = path / "preprocessor_config.json"
-  if not file.is_file():
+  given = processor_fields(path)
+  if not given:
     raise InputError(f"no preprocessor_config.json in {path}")
   import transformers
 
-  given = json.loads(file.read_text())
   name = given.get("image_processor_type") or given.get(
       "feature_extractor_type", "")
   name = name.replace("FeatureExtractor", "ImageProcessor")
   name = name.removesuffix("Fast").removesuffix("Pil") + "Pil"
   found = getattr(transformers, name, None)
   if found is None:
-    raise InputError(f"{file}: transformers has no {name!r}, the PIL form of "
-                     "the processor that is named there")
+    raise InputError(f"{path}: transformers has no {name!r}, the PIL form of "
+                     "the image processor that is named there")
   return found.from_pretrained(path)
 
 

@@ -18,4 +18,6 @@ from align_jax.registry import Registry
 TOWERS = Registry("tower", {
     "clip": "align_jax.towers.vit:clip",
     "siglip": "align_jax.towers.vit:siglip",
+    "dinov2": "align_jax.towers.vit:dinov2",
+    "eva": "align_jax.towers.vit:eva",
 })

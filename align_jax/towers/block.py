@@ -1,8 +1,9 @@
 """The transformer block that image and text towers share.
 
-Pre-norm, with biases everywhere, as in CLIP (Radford et al. 2021, 2103.00020,
-after ViT 2010.11929) and SigLIP (2303.15343); what differs between towers is
-the activation and whether attention is causal.
+Pre-norm, as in CLIP (Radford et al. 2021, 2103.00020, after ViT 2010.11929),
+SigLIP (2303.15343), EVA-CLIP (2211.07636) and DINOv2 (2304.07193); what
+differs between towers are the activation, whether attention is causal, the
+biases of q, k and v, the gate of the MLP and a learnt scale of each branch.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,23 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
 }
+
+# What a token looks at, see `Block.__call__`.
+ATTENDS = ("all", "itself", "values")
 
 
 class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x)).
+  """x + scale1 * attention(norm(x)), then x + scale2 * mlp(norm(x)).
 
   Parameters (c width, h heads, k head width, f hidden):
-    norm1_scale_c norm1_bias_c  q_chk q_bias_hk  k_chk k_bias_hk
-    v_chk v_bias_hk  o_hkc o_bias_c
+    norm1_scale_c norm1_bias_c  q_chk (q_bias_hk)  k_chk (k_bias_hk)
+    v_chk (v_bias_hk)  o_hkc o_bias_c  (scale1_c)
     norm2_scale_c norm2_bias_c  up_cf up_bias_f  down_fc down_bias_c
+    (scale2_c)
+    and if gated, in the place of up and down:
+    gate_cf gate_bias_f  value_cf value_bias_f  out_fc out_bias_c
 
   Attributes:
     width: C; `heads` divides it.
@@ -39,6 +47,9 @@ class Block(nn.Module):
     activation: a key of `ACTIVATIONS`.
     axes: of the input, for the layout: "ipc" images, "blc" text.
     causal: whether a token sees only those before it; needs positions.
+    qkv_bias: whether queries, keys and values have biases.
+    gated: whether the MLP is out(activation(gate(x)) * value(x)), as SwiGLU.
+    layer_scale: whether each branch is scaled by a learnt vector.
   """
   width: int
   heads: int
@@ -48,15 +59,32 @@ class Block(nn.Module):
   norm_eps: float
   axes: str
   causal: bool = False
+  qkv_bias: bool = True
+  gated: bool = False
+  layer_scale: bool = False
   dtype: Any = jnp.float32
   layout: Layout = Layout()
 
   @nn.compact
   def __call__(
       self, x: jax.Array, positions: jax.Array | None = None,
-      segment_ids: jax.Array | None = None,
-  ) -> tuple[jax.Array, None]:
-    """x f[B,L,C], positions and segment_ids i32[B,L] -> (f[B,L,C], None)."""
+      segment_ids: jax.Array | None = None, attends: str = "all",
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """One layer.
+
+    Args:
+      x: f[B,L,C].
+      positions: i32[B,L], needed when causal.
+      segment_ids: i32[B,L], 0 for padding; None where all is one sample.
+      attends: "all", the layer as it was trained; "itself", every token sees
+        itself alone, so that attention passes its value on (MaskCLIP,
+        2112.01071); "values" is as "all", and gives beside the result what
+        attention adds where keys and queries are both the values (CLIP
+        Surgery, 2304.05653).
+
+    Returns:
+      (f[B,L,C], None or, for "values", f[B,L,C]).
+    """
     c, h, f = self.width, self.heads, self.mlp_width
     k = c // h
     into, out = c ** -0.5, (2 * c * self.depth) ** -0.5
@@ -76,21 +104,48 @@ class Block(nn.Module):
                          jnp.float32)
       return layer_norm(x, scale, shift, self.norm_eps)
 
+    def scaled(name: str, y: jax.Array) -> jax.Array:
+      if not self.layer_scale:
+        return y
+      return y * self.param(name, nn.initializers.ones, (c,),
+                            jnp.float32).astype(self.dtype)
+
+    def headed(name: str, y: jax.Array) -> jax.Array:
+      z = jnp.einsum("blc,chk->blhk", y, weight(f"{name}_chk", (c, h, k),
+                                                into))
+      return z + bias(f"{name}_bias_hk", h, k) if self.qkv_bias else z
+
     x = self.layout.constrain(x, self.axes)
     y = norm("norm1", x)
-    q, key, v = (
-        jnp.einsum("blc,chk->blhk", y, weight(f"{n}_chk", (c, h, k), into))
-        + bias(f"{n}_bias_hk", h, k) for n in "qkv")
-    y = attention(q, key, v, q_segments=segment_ids, kv_segments=segment_ids,
-                  q_positions=positions, kv_positions=positions,
-                  causal=self.causal, packed=True, layout=self.layout,
-                  rows=self.axes[0])
-    y = jnp.einsum("blhk,hkc->blc", y, weight("o_hkc", (h, k, c), out))
-    x = self.layout.constrain(x + y + bias("o_bias_c", c), self.axes)
+    q, key, v = (headed(name, y) for name in "qkv")
+    o_hkc, o_bias_c = weight("o_hkc", (h, k, c), out), bias("o_bias_c", c)
+
+    def added(q: jax.Array, key: jax.Array) -> jax.Array:
+      y = attention(q, key, v, q_segments=segment_ids,
+                    kv_segments=segment_ids, q_positions=positions,
+                    kv_positions=positions, causal=self.causal, packed=True,
+                    layout=self.layout, rows=self.axes[0])
+      return jnp.einsum("blhk,hkc->blc", y, o_hkc) + o_bias_c
+
+    if attends == "itself":
+      y = jnp.einsum("blhk,hkc->blc", v, o_hkc) + o_bias_c
+    else:
+      y = added(q, key)
+    x = self.layout.constrain(x + scaled("scale1_c", y), self.axes)
+    aside = scaled("scale1_c", added(v, v)) if attends == "values" else None
 
     y = norm("norm2", x)
-    y = jnp.einsum("blc,cf->blf", y, weight("up_cf", (c, f), (2 * c) ** -0.5))
-    y = ACTIVATIONS[self.activation](y + bias("up_bias_f", f))
-    y = jnp.einsum("blf,fc->blc", y, weight("down_fc", (f, c), out))
-    x = x + y + bias("down_bias_c", c)
-    return self.layout.constrain(x, self.axes), None
+    act = ACTIVATIONS[self.activation]
+
+    def lifted(name: str) -> jax.Array:
+      z = jnp.einsum("blc,cf->blf", y,
+                     weight(f"{name}_cf", (c, f), (2 * c) ** -0.5))
+      return z + bias(f"{name}_bias_f", f)
+
+    if self.gated:
+      z, back = act(lifted("gate")) * lifted("value"), "out"
+    else:
+      z, back = act(lifted("up")), "down"
+    y = jnp.einsum("blf,fc->blc", z, weight(f"{back}_fc", (f, c), out))
+    x = x + scaled("scale2_c", y + bias(f"{back}_bias_c", c))
+    return self.layout.constrain(x, self.axes), aside

@@ -10,6 +10,12 @@ import torch
 
 from align_jax.hub.pretrained import load_params, read_spec
 
+# Vectors that are added to the stream, at the scale of what is there.
+_EMBEDDINGS = ("position_embedding", "token_embedding", "class_embedding",
+               "cls_token", "register_tokens", "mask_token", "probe")
+# Queries, keys and values in one tensor.
+_FUSED = ("qkv.weight", "in_proj_weight")
+
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
   """Weights with which every part matters.
@@ -22,17 +28,19 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
   with torch.no_grad():
     for name, value in model.named_parameters():
       if name == "logit_scale":
-        value.fill_(3.0)
+        value.fill_(3.5)
         continue
       noise = torch.randn(value.shape, generator=rng)
       if "norm" in name and name.endswith("weight"):
         noise = 1 + 0.3 * noise
-      elif value.ndim > 1 and "embedding.weight" not in name:
+      elif any(part in name for part in _EMBEDDINGS):
+        pass
+      elif value.ndim > 1:
         noise *= value[0].numel() ** -0.5
         noise *= 2 if "q_proj" in name or "k_proj" in name else 1
-      elif name.endswith("patch_embedding.weight"):
-        noise *= value[0].numel() ** -0.5
-      elif value.ndim == 1 and "class" not in name:
+        if name.endswith(_FUSED):
+          noise[:len(noise) * 2 // 3] *= 2
+      else:
         noise *= 0.5
       value.copy_(noise)
 

@@ -23,6 +23,10 @@ from align_jax.train.select import flatten, unflatten
 SIZES = dict(image_size=16, patch_size=8, width=16, layers=3, heads=4,
              mlp_width=32)
 CLIP = TOWERS.get("clip")(**SIZES)
+# All that CLIP does not have.
+RICH = TOWERS.get("dinov2")(**SIZES | dict(
+    activation="silu", gated=True, registers=2, mask_token=True,
+    learnt_size=32, antialias=True))
 TEXT = TextConfig(vocab_size=24, width=16, layers=2, heads=4, mlp_width=32,
                   max_positions=6, eos_token=23)
 
@@ -81,9 +85,9 @@ def test_later_layers_are_not_computed(layer: int) -> None:
   assert f"length={used}" in str(jax.make_jaxpr(loss)(params))
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_shapes(kind: str) -> None:
-  config = TOWERS.get(kind)(**SIZES)
+@pytest.mark.parametrize("config", [
+    CLIP, RICH, TOWERS.get("siglip")(**SIZES), TOWERS.get("eva")(**SIZES)])
+def test_shapes(config: ViTConfig) -> None:
   x = pixels(5)
   params = params_of(ViT(config), x)
   out = run(ViT(config, layer=-2), params, x)
@@ -115,21 +119,24 @@ def test_bfloat16_is_computed_in_bfloat16() -> None:
   assert 1e-4 < gap(got.astype(jnp.float32), want) < 0.05
 
 
-@pytest.mark.parametrize("mesh, images", [
-    (MeshConfig(data=8), 8), (MeshConfig(data=2, fsdp=2, tensor=2), 5),
-    (MeshConfig(data=1, fsdp=2, tensor=2, context=2), 8)])
-def test_eight_devices_equal_one(mesh: MeshConfig, images: int) -> None:
+@pytest.mark.parametrize("config, mesh, images", [
+    (CLIP, MeshConfig(data=8), 8),
+    (CLIP, MeshConfig(data=2, fsdp=2, tensor=2), 5),
+    (RICH, MeshConfig(data=2, fsdp=2, tensor=2), 5),
+    (CLIP, MeshConfig(data=1, fsdp=2, tensor=2, context=2), 8)])
+def test_eight_devices_equal_one(config: ViTConfig, mesh: MeshConfig,
+                                 images: int) -> None:
   """Also where the devices do not divide the images."""
   x = pixels(images)
-  params = params_of(ViT(CLIP), x)
+  params = params_of(ViT(config), x)
   grid = make_mesh(mesh)
   flat = flatten(params)
   shapes = jax.eval_shape(lambda: flat)
   placed = unflatten({
       path: jax.device_put(flat[path], where)
       for path, where in shardings(shapes, grid).items()})
-  want = run(ViT(CLIP), params, x)
-  assert gap(run(ViT(CLIP, layout=Layout(grid)), placed, x), want) < 1e-5
+  want = run(ViT(config), params, x)
+  assert gap(run(ViT(config, layout=Layout(grid)), placed, x), want) < 1e-5
 
 
 def test_clip_on_eight_devices_equals_one(capfd) -> None:
@@ -187,6 +194,9 @@ def test_slot_0_is_the_image_of_a_row() -> None:
     (dict(class_token=False), ["there is none"]),
     (dict(layers=0, mean=(0.5,)), ["layers is 0", "mean has 1 values"]),
     (dict(width=18, post_norm="pool"), ["multiple of heads", "'pooled'?"]),
+    (dict(head=True, learnt_size=7, registers=-1), [
+        "a tower has one of them", "learnt_size 7 is smaller",
+        "registers and learnt_size"]),
 ])
 def test_bad_sizes_are_listed_together(change, texts) -> None:
   with pytest.raises(ValueError) as caught:

@@ -37,6 +37,8 @@ class Family:
     ignored: regular expressions of foreign keys that no rule claims and that
       may stand in a file all the same.
     parts: "tower", "text", "decoder" -> where a part is in this checkpoint.
+    resamples: whether a tower reads images of the size that the processor
+      beside it gives, resampling the position embeddings to it.
   """
   kind: str
   rules: Rules
@@ -45,6 +47,7 @@ class Family:
   rename: tuple[tuple[str, str], ...] = ()
   ignored: tuple[str, ...] = ()
   parts: Mapping[str, "Part"] = dataclasses.field(default_factory=dict)
+  resamples: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,14 @@ FAMILIES = Registry("model_type", {
     "clip_vision_model": "align_jax.hub.keymaps.clip:CLIP_VISION",
     "siglip": "align_jax.hub.keymaps.siglip:SIGLIP",
     "siglip_vision_model": "align_jax.hub.keymaps.siglip:SIGLIP_VISION",
+    "dinov2": "align_jax.hub.keymaps.dinov2:DINOV2",
+    "dinov2_with_registers":
+        "align_jax.hub.keymaps.dinov2:DINOV2_REGISTERS",
+    "instructblip": "align_jax.hub.keymaps.eva:INSTRUCTBLIP",
+    "blip-2": "align_jax.hub.keymaps.eva:BLIP2",
+    "instructblip_vision_model":
+        "align_jax.hub.keymaps.eva:INSTRUCTBLIP_VISION",
+    "blip_2_vision_model": "align_jax.hub.keymaps.eva:BLIP2_VISION",
 })
 
 

@@ -13,6 +13,7 @@ ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
 }
 FOREIGN_ACTIVATIONS = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 
@@ -64,13 +65,15 @@ RULES = {
 }
 
 
-def block_sizes(fields: Fields, act: str, eps: float) -> dict[str, Any]:
-  """What image and text configs share; `act` and `eps` are the defaults."""
+def block_sizes(fields: Fields, act: str, eps: float, layers: int = 12
+                ) -> dict[str, Any]:
+  """What image and text configs share; the arguments are the defaults."""
+  fields.take("tie_word_embeddings", None)  # a tower has no head to tie
   activation = fields.take("hidden_act", act)
   if activation not in ACTIVATIONS:
     fields.refuse("hidden_act", activation, tuple(ACTIVATIONS))
   return dict(
-      layers=fields.take("num_hidden_layers", 12),
+      layers=fields.take("num_hidden_layers", layers),
       activation=ACTIVATIONS.get(activation, "gelu"),
       norm_eps=fields.take("layer_norm_eps", eps))
 
@@ -138,13 +141,15 @@ def read_config(hf: dict[str, Any]) -> DualConfig:
             | (fields.take("vision_config_dict", None) or {}))
   text = ((fields.take("text_config", None) or {})
           | (fields.take("text_config_dict", None) or {}))
-  width = fields.take("projection_dim", 512)
-  return fields.finish(DualConfig, dict(
-      tower=read_vision_config(vision), text=read_text_config(text),
-      embed_width=width))
+  fields.take("tie_word_embeddings", None)
+  parts = dict(tower=fields.section(read_vision_config, vision),
+               text=fields.section(read_text_config, text))
+  return fields.finish(DualConfig if all(parts.values()) else dict, dict(
+      embed_width=fields.take("projection_dim", 512), **parts))
 
 
-def _block_fields(c: ViTConfig | TextConfig) -> dict[str, Any]:
+def block_fields(c: ViTConfig | TextConfig) -> dict[str, Any]:
+  """What image and text configs share, in transformers' names."""
   return {
       "hidden_size": c.width,
       "intermediate_size": c.mlp_width,
@@ -157,8 +162,9 @@ def _block_fields(c: ViTConfig | TextConfig) -> dict[str, Any]:
 
 def vision_fields(config: ViTConfig) -> dict[str, Any]:
   """The sizes of a vision config, in transformers' names."""
-  return _block_fields(config) | {
-      "image_size": config.image_size, "patch_size": config.patch_size,
+  return block_fields(config) | {
+      "image_size": config.learnt_size or config.image_size,
+      "patch_size": config.patch_size,
       "num_channels": 3}
 
 
@@ -175,7 +181,12 @@ def write_vision_config(config: ViTConfig) -> dict[str, Any]:
 
 
 def write_text_config(config: TextConfig) -> dict[str, Any]:
-  """TextConfig -> config.json of CLIPTextModel."""
+  """TextConfig -> config.json of CLIPTextModel.
+
+  Raises:
+    ValueError: the tower is no CLIP text tower; the message says why.
+  """
+  refuse_unlike(config, "CLIP", causal=True, pool="eos")
   return {
       "architectures": ["CLIPTextModel"],
       "model_type": "clip_text_model",
@@ -185,7 +196,7 @@ def write_text_config(config: TextConfig) -> dict[str, Any]:
       # The reference's defaults lie outside of a small vocabulary.
       "bos_token_id": None,
       "pad_token_id": None,
-  } | _block_fields(config)
+  } | block_fields(config)
 
 
 def write_config(config: DualConfig) -> dict[str, Any]:
@@ -199,11 +210,24 @@ def write_config(config: DualConfig) -> dict[str, Any]:
           "projection_dim": config.embed_width} | parts
 
 
-def refuse_unlike(config: ViTConfig, family: str, **needed: Any) -> None:
-  """Raises a ValueError that lists in what `config` differs from `needed`."""
+# What a plain tower is; a family names in what its own may differ.
+_PLAIN = dict(qkv_bias=True, gated=False, layer_scale=False, registers=0,
+              mask_token=False, head=False, learnt_size=0)
+
+
+def refuse_unlike(config: Any, family: str, **needed: Any) -> None:
+  """Raises a ValueError that lists in what `config` differs from `needed`.
+
+  Args:
+    config: of a tower, or of a text tower.
+    family: that it is to be written as.
+    needed: values of fields; those of a tower that are not named have to be
+      plain. `...` stands for any value.
+  """
+  plain = _PLAIN if isinstance(config, ViTConfig) else {}
   faults = [f"{name} is {getattr(config, name)!r}, not {value!r}"
-            for name, value in needed.items()
-            if getattr(config, name) != value]
+            for name, value in (plain | needed).items()
+            if value is not ... and getattr(config, name) != value]
   if faults:
     raise ValueError(f"this tower cannot be written as {family}: "
                      + "; ".join(faults))
