@@ -67,6 +67,7 @@ def test_adapters_change_nothing_at_the_start():
   np.testing.assert_array_equal(_hidden(params, ALL), _hidden(bare))
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained_and_all_of_them():
   params = _params(SOME)
   train = {p: x for p, x in params.items() if is_adapter(p)}

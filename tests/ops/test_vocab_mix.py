@@ -52,8 +52,10 @@ def _kept(kept):
       keep=jnp.asarray(KEEP, jnp.int32), norm_kept=kept)
 
 
-@pytest.mark.parametrize("kept", [None, False, True])
-@pytest.mark.parametrize("chunk", [8, 7, 100])
+@pytest.mark.parametrize("chunk,kept", [
+    (7, None), (7, False), (7, True), (8, None), *(
+        pytest.param(chunk, kept, marks=pytest.mark.slow) for chunk, kept in (
+            (8, False), (8, True), (100, None), (100, False), (100, True)))])
 def test_streaming_equals_plain_with_every_gradient(chunk, kept):
   values = _inputs().values()
   want = _grads("plain", **_kept(kept))(*values)
@@ -73,8 +75,8 @@ def test_streaming_equals_plain_with_every_gradient(chunk, kept):
           dict(data=1, fsdp=2, tensor=2, context=2),
           dict(replica=2, data=1, fsdp=2, context=2),
           dict(replica=2, data=2, tensor=2)))])
-@pytest.mark.parametrize("kept", [None, pytest.param(
-    False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("kept", [None, *(
+    pytest.param(kept, marks=pytest.mark.slow) for kept in (False, True))])
 def test_every_sharding_equals_plain_on_one_device(vocab, shape, kept):
   if kept is not None and vocab == 5:
     pytest.skip("the kept words are of a larger vocabulary")
