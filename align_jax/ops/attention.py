@@ -162,6 +162,8 @@ def attention(
   if (q_segments is None) != (kv_segments is None):
     raise ValueError("give both q_segments and kv_segments, or neither")
   fixed = isinstance(window, int | None)
+  if fixed and not window:
+    window = None
   if form == "auto":
     form = choose(
         layout, length=q.shape[1], keys=k.shape[1], width=width,
