@@ -53,6 +53,9 @@ MODULES: dict[str, tuple[str, ...]] = {
 PARTS: dict[str, tuple[str, ...]] = {
     "vlm": ("tower", "decoder"), "clip": ("tower", "text")}
 
+# Sources with an option `source` of their own.
+_MADE_OF_A_SOURCE = ("labelled", "views")
+
 # Fields that build.py gives to a connector; the rest are its options.
 _GIVEN = ("parent", "name", "dim_out", "vocab_size", "dtype", "layout")
 
@@ -193,7 +196,6 @@ def _value(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
 def _names(config: Config) -> Iterator[str]:
   """Faults in registered names and in the options given with them."""
   from align_jax.connectors import CONNECTORS
-  from align_jax.data import SOURCES
   from align_jax.objectives import OBJECTIVES
 
   yield from _parts(config.model)
@@ -203,11 +205,7 @@ def _names(config: Config) -> Iterator[str]:
     yield from _registered(CONNECTORS, connector.kind, connector.options,
                            "model.connector", "kind", _GIVEN)
   for name, source in config.data.sources.items():
-    yield from _registered(SOURCES, source.kind, source.options,
-                           f"data.sources.{name}", "kind")
-    if source.kind == "views" and "source" in source.options:
-      yield from _viewed(source.options["source"],
-                         f"data.sources.{name}.options.source")
+    yield from _source(plain(source), f"data.sources.{name}")
   for where, stage in _stages(config):
     for name in stage.objectives:
       yield from _registered(
@@ -225,17 +223,27 @@ def _names(config: Config) -> Iterator[str]:
                            "eval", "task")
 
 
-def _viewed(source: Any, where: str) -> Iterator[str]:
-  """Faults in the source that a source of views is given."""
+def check_source(source: Any, where: str) -> None:
+  """Refuses a data source that is given outside a config.
+
+  Raises:
+    ConfigError: all its faults.
+  """
+  if faults := list(_source(source, where)):
+    raise ConfigError(where, faults)
+
+
+def _source(source: Any, where: str) -> Iterator[str]:
+  """Faults in a source, and in the source that it may be made of."""
   from align_jax.data import SOURCES
 
   faults: list[str] = []
-  inner = _build(SourceConfig, source, where, faults)
+  made = _build(SourceConfig, source, where, faults)
   yield from faults
   if not faults:
-    yield from _registered(SOURCES, inner.kind, inner.options, where, "kind")
-    if inner.kind == "views" and "source" in inner.options:
-      yield from _viewed(inner.options["source"], f"{where}.options.source")
+    yield from _registered(SOURCES, made.kind, made.options, where, "kind")
+    if made.kind in _MADE_OF_A_SOURCE and "source" in made.options:
+      yield from _source(made.options["source"], f"{where}.options.source")
 
 
 def _parts(model: ModelConfig) -> Iterator[str]:

@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("align_jax.cli.evaluate", "score a run beside baselines"),
     "inspect": ("align_jax.cli.inspect", "show what visual tokens mean"),
     "generate": ("align_jax.cli.generate", "answer a question on an image"),
+    "label": ("align_jax.cli.label", "label patches with words, for SEA"),
     "study": ("align_jax.cli.study", "run the cells of a comparison"),
     "plan": ("align_jax.cli.plan", "say what a run will take, anywhere"),
     "data": ("align_jax.cli.data", "show rendered examples, build data"),

@@ -20,6 +20,7 @@ SOURCES = Registry("source", {
     "doc_downstream": "align_jax.data.doc_downstream:DocDownstream",
     "easy_vqa": "align_jax.data.easy_vqa.source:EasyVQA",
     "image_lists": "align_jax.data.image_lists:ImageLists",
+    "labelled": "align_jax.data.labelled:Labelled",
     "llava": "align_jax.data.llava:Llava",
     "llava_558k": "align_jax.data.llava_558k:Llava558K",
     "llava_next": "align_jax.data.parquet_chats:LlavaNext",

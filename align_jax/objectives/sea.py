@@ -17,6 +17,7 @@ What the paper leaves open, and what stands here:
   leading space         not given: `lead`
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ import jax.numpy as jnp
 from align_jax.build import build
 from align_jax.config import Config
 from align_jax.errors import InputError
+from align_jax.labels.job import crop_of
+from align_jax.labels.store import WORDS, read_manifest
 from align_jax.objectives import patch_labels
 from align_jax.objectives.words import (
   read_words,
@@ -43,9 +46,9 @@ class Sea:
   """Symmetric InfoNCE between visual tokens and words.
 
   Options:
-    words: file of the word list that the labels were made with.
-    images: I, the most images of a sample whose labels are used.
-    n: labels of a patch.
+    labels: folder that `align-jax label` made; the stage's data come from a
+      source of kind "labelled" that reads the same.
+    images: I, as the source's.
     window: k, one token of each k x k is used.
     log_scale: log of one over the temperature, where it is fixed; None for
       the learnt `model.scalars.sea_log_scale`.
@@ -57,9 +60,10 @@ class Sea:
   coupled = True
   model = "vlm"
 
-  def __init__(self, config: Config, words: str, images: int = 1,
-               n: int = 10, window: int = 2, log_scale: float | None = None,
+  def __init__(self, config: Config, labels: str, images: int = 1,
+               window: int = 2, log_scale: float | None = None,
                scope: str = "global", lead: str = " "):
+    del images  # the batch's fields have it, see `extras`
     if scope not in SCOPES:
       raise InputError(f"objective_options.sea.scope: {scope!r} is none of "
                        f"{', '.join(SCOPES)}")
@@ -76,16 +80,17 @@ class Sea:
     except ValueError as error:
       raise InputError(f"objective sea with connector "
                        f"{config.model.connector.kind!r}: {error}") from error
-    self.table_qm = word_tokens(read_words(words), parts.tokenizer, lead)
+    check_labels(read_manifest(labels), parts)
+    self.table_qm = word_tokens(
+        read_words(Path(labels) / WORDS), parts.tokenizer, lead)
 
   @classmethod
   def extras(cls, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`sea_words` i32 and `sea_scores` f32, [B,S,I,P,n], S = N."""
     options = config.objective_options.get("sea", {})
+    made = read_manifest(options["labels"])
     shape = (config.data.rows, max(config.data.images_per_row, 1),
-             options.get("images", 1),
-             build(config.model).model.tower.config.patches,
-             options.get("n", 10))
+             options.get("images", 1), made["patches"], made["n"])
     words, scores = patch_labels.FIELDS
     return {words: jax.ShapeDtypeStruct(shape, jnp.int32),
             scores: jax.ShapeDtypeStruct(shape, jnp.float32)}
@@ -122,6 +127,22 @@ class Sea:
         unit(x).reshape(-1, d), unit(t).reshape(-1, d), keep.reshape(-1),
         jnp.exp(jnp.minimum(scale, MAX_LOG_SCALE)), layout=layout,
         alone=self.scope == "per_device")
+
+
+def check_labels(manifest: dict[str, Any], parts: Any) -> None:
+  """Refuses labels of other patches than those that the tower sees.
+
+  Raises:
+    InputError: another crop or another grid; all faults together.
+  """
+  patches = parts.model.tower.config.patches
+  crop = crop_of(parts.processor, parts.image_size)
+  faults = [f"{name}: the labels' {manifest.get(name)!r}, this tower's {own!r}"
+            for name, own in (("patches", patches), ("crop", crop))
+            if manifest.get(name) != own]
+  if faults:
+    raise InputError("the labels are of other patches than this run's tower "
+                     "sees: " + "; ".join(faults))
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """SEA's objective: what it draws, what it costs, on one device and many."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -174,12 +175,21 @@ def config(**model) -> Config:
                 DataConfig(rows=B, images_per_row=N), ())
 
 
+def write_labels(folder, **manifest):
+  """What the objective reads of a folder of labels."""
+  (folder / "words.txt").write_text(
+      "".join(chr(97 + i) * (1 + i % 3) + "\n" for i in range(Q)))
+  (folder / "index.npz").touch()
+  (folder / "manifest.json").write_text(json.dumps(
+      {"patches": P, "n": n, "crop": {"image_size": 10}} | manifest))
+  return folder
+
+
 @pytest.fixture
 def objective(tmp_path, monkeypatch) -> sea.Sea:
-  file = tmp_path / "words.txt"
-  file.write_text("\n".join(chr(97 + i) * (1 + i % 3) for i in range(Q)))
+  folder = write_labels(tmp_path)
   monkeypatch.setattr("align_jax.build.Parts.tokenizer", Letters())
-  return functools.partial(sea.Sea, words=str(file), n=n)
+  return functools.partial(sea.Sea, labels=str(folder))
 
 
 def step_of(tmp=None):
@@ -268,8 +278,16 @@ def test_what_cannot_be_is_refused_when_it_is_made(objective):
     objective(config(tower=tower))
 
 
-def test_its_fields_are_declared():
-  options = {"sea": dict(words="w", n=n)}
+def test_labels_of_other_patches_are_refused(objective, tmp_path):
+  write_labels(tmp_path, patches=9, crop={"image_size": 12})
+  with pytest.raises(InputError) as error:
+    objective(config())
+  assert "patches: the labels' 9, this tower's 25" in str(error.value)
+  assert "crop: the labels' {'image_size': 12}" in str(error.value)
+
+
+def test_its_fields_are_declared(tmp_path):
+  options = {"sea": dict(labels=str(write_labels(tmp_path)))}
   fields = sea.Sea.extras(Config(
       "toy", config().model, DataConfig(rows=B, images_per_row=N), (),
       objective_options=options))

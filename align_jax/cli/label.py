@@ -1,0 +1,92 @@
+"""`align-jax label`: words for the patches of a data set's images."""
+
+import argparse
+import json
+from pathlib import Path
+
+from align_jax.cli.stdout import kept_clean
+from align_jax.cli.which_run import print_json
+
+DESCRIPTION = """Labels every patch of a data set's images with words.
+
+  align-jax label --tower FOLDER_OR_ID --words words.txt \\
+      --source '{"kind": "llava", "options": {"path": "blip.json"}}' \\
+      --out labels/
+
+A CLIP or SigLIP model says which words of the list each patch shows: SEA's
+labels (2408.11813, section 3.1). Give the same command again to go on with a
+job that was stopped. Train on them with a source of kind "labelled" and the
+objective "sea".
+
+  --how raw       last layer, post-norm, projection: needs --sign -1 (CLIP)
+  --how maskclip  the last layer's values instead of its attention (CLIP)
+  --how surgery   attention of values to values in the last layers (CLIP)
+  --how map_head  each patch alone through the pooling head (SigLIP)"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("--tower", required=True, help="a whole CLIP or SigLIP model")
+  add("--words", required=True, metavar="FILE", help="one word a line")
+  add("--source", required=True, type=json.loads, metavar="JSON",
+      help='a data source, {"kind": ..., "options": {...}}')
+  add("--out", required=True, metavar="DIR", help="folder of the labels")
+  add("--how", default="raw", help="patch features (default: %(default)s)")
+  add("--layer", type=int, default=-1,
+      help="last layer to run, from the end (default: %(default)s)")
+  add("--sign", type=float, choices=(1.0, -1.0),
+      help="of the cosine (default: -1 for raw, else 1)")
+  add("--n", type=int, default=10, help="words of a patch")
+  add("--threshold", type=float, default=0.0,
+      help="words not scored above it are dropped")
+  add("--template", action="append", metavar="TEXT",
+      help='such as "a photo of a {}"; several are averaged')
+  add("--shard", type=int, default=1024, help="examples in a file")
+  add("--batch", type=int, default=32, help="images at a time")
+  add("--json", action="store_true", help="print the manifest as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+  """Labels, or goes on; 0 is success.
+
+  Raises:
+    InputError: no such tower, words or images, or a folder of other labels.
+  """
+  with kept_clean():
+    manifest = make(args)
+  if args.json:
+    print_json(manifest)
+  elif "images" in manifest:
+    print(f"{args.out}: {manifest['images']:,} images of "
+          f"{manifest['patches']} patches, "
+          f"{100 * manifest['unlabelled_share']:.1f} % of the patches without "
+          "a label")
+  else:
+    print(f"{args.out}: this process's part is done")
+  return 0
+
+
+def make(args: argparse.Namespace) -> dict:
+  """Runs the job and gives its manifest."""
+  import jax
+  from tqdm import tqdm
+
+  from align_jax.data import SOURCES
+  from align_jax.hub.tower_face import load_tower
+  from align_jax.labels import job
+  from align_jax.parallel.distributed import initialise
+  from align_jax.validate import check_source
+
+  initialise()
+  check_source(args.source, "--source")
+  plan = job.Plan(
+      tower=args.tower, words=args.words, source=args.source, how=args.how,
+      layer=args.layer, n=args.n, threshold=args.threshold, shard=args.shard,
+      sign=args.sign or (-1.0 if args.how == "raw" else 1.0),
+      templates=tuple(args.template or ("{}",)))
+  source = SOURCES.get(args.source["kind"])(**args.source.get("options", {}))
+  with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
+    return job.label(
+        plan, source, load_tower(plan.tower), Path(args.out),
+        batch=args.batch, process=jax.process_index(),
+        processes=jax.process_count(), progress=bar.update)

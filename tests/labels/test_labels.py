@@ -1,0 +1,251 @@
+"""The labelling job on the shipped CLIP and the real images it was not
+trained on: what it finds, what it refuses, and how it goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("easy_vqa")
+
+from align_jax.cli.main import main  # noqa: E402
+from align_jax.data.easy_vqa.facts import COLORS, SHAPES  # noqa: E402
+from align_jax.data.easy_vqa.source import EasyVQA  # noqa: E402
+from align_jax.data.example import BadSample  # noqa: E402
+from align_jax.data.labelled import Labelled  # noqa: E402
+from align_jax.errors import InputError  # noqa: E402
+from align_jax.hub.tower_face import load_tower  # noqa: E402
+from align_jax.labels import job, store  # noqa: E402
+
+TOWER = "pkg:align_jax/weights/mini_clip"
+WORDS = [*sorted(COLORS), *sorted(SHAPES)]
+
+
+class Few:
+  """The first examples of a source."""
+
+  def __init__(self, source, count):
+    self.source, self.count = source, count
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, i):
+    return self.source[i]
+
+
+@pytest.fixture(scope="module")
+def tower():
+  return load_tower(TOWER)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  data_dir = tmp_path_factory.mktemp("datasets")
+  return Few(EasyVQA("test", "captions", str(data_dir)), 23)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> str:
+  file = tmp_path_factory.mktemp("words") / "words.txt"
+  file.write_text("\n".join(WORDS))
+  return str(file)
+
+
+def plan(words: str, **options) -> job.Plan:
+  given = dict(tower=TOWER, words=words, source={"kind": "easy_vqa"},
+               how="maskclip", sign=1.0, n=3, shard=8, templates=("a {}",))
+  return job.Plan(**(given | options))
+
+
+@pytest.fixture(scope="module")
+def made(tower, source, words, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("labels") / "found"
+  counts = []
+  manifest = job.label(plan(words), source, tower, folder, batch=5,
+                       progress=counts.append)
+  assert sum(counts) == 23
+  return folder, manifest
+
+
+def test_labels_are_the_best_words_of_each_patch(made, tower, source):
+  folder, manifest = made
+  assert manifest["images"] == 23 and manifest["shards"] == 3
+  labels = store.Labels(folder)
+  assert len(labels) == 23
+  text = np.asarray(tower.text(WORDS, ("a {}",)))
+  for i in (0, 7, 8, 22):
+    key, data = job.image_key(source[i]["images"][0])
+    ids, scores = labels[key]
+    patches = np.asarray(tower.patch_embeds(tower.process([data]),
+                                            "maskclip"))[0]
+    cosine = patches @ text.T
+    order = np.argsort(-cosine, -1)[:, :3]
+    best = np.take_along_axis(cosine, order, -1)
+    np.testing.assert_array_equal(ids, np.where(best > 0, order, -1))
+    np.testing.assert_allclose(scores, np.maximum(best, 0), atol=2e-3)
+
+
+def test_a_job_that_was_stopped_leaves_the_same_files(
+    made, tower, source, words, tmp_path):
+  folder, _ = made
+
+  class Stop(Exception):
+    pass
+
+  def stop(images):
+    nonlocal left
+    left -= images
+    if left <= 0:
+      raise Stop
+
+  left = 12  # in the second of three shards
+  with pytest.raises(Stop):
+    job.label(plan(words), source, tower, tmp_path, batch=5, progress=stop)
+  with pytest.raises(InputError, match="not finished"):
+    store.Labels(tmp_path)
+  done = []
+  job.label(plan(words), source, tower, tmp_path, batch=5,
+            progress=done.append)
+  assert sum(done) == 15  # the first shard of 8 was not done again
+  names = {p.name for p in tmp_path.iterdir()}
+  assert {p.name for p in folder.iterdir()} <= names
+  for name in (p.name for p in folder.glob("labels-*")):
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+  index = lambda at: np.load(at / "index.npz")
+  np.testing.assert_array_equal(index(tmp_path)["keys"],
+                                index(folder)["keys"])
+
+
+def test_two_processes_share_the_shards(made, tower, source, words, tmp_path):
+  folder, _ = made
+  for process in (1, 0):
+    manifest = job.label(plan(words), source, tower, tmp_path, batch=5,
+                         process=process, processes=2)
+    assert ("images" in manifest) == (process == 0)
+  for path in folder.glob("labels-*"):
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_other_settings_are_refused_in_the_same_folder(
+    made, tower, source, words):
+  folder, _ = made
+  with pytest.raises(InputError) as error:
+    job.label(plan(words, n=2, threshold=0.1), source, tower, folder)
+  assert "n: there 3, now 2" in str(error.value)
+  assert "threshold: there 0.0, now 0.1" in str(error.value)
+
+
+def test_the_threshold_leaves_patches_without_a_label(
+    tower, source, words, tmp_path):
+  manifest = job.label(plan(words, threshold=2.0), Few(source, 3), tower,
+                       tmp_path)
+  assert manifest["unlabelled_share"] == 1.0
+  ids, scores = store.Labels(tmp_path)[
+      job.image_key(source[0]["images"][0])[0]]
+  assert (ids == -1).all() and not scores.any()
+
+
+def test_bad_plans_and_bad_scores(tower, source, words, tmp_path,
+                                  monkeypatch):
+  with pytest.raises(InputError) as error:
+    plan(words, how="rwa", sign=0.5, n=0)
+  for part in ("how: 'rwa'", "sign: 0.5", "n: 0 is below 1"):
+    assert part in str(error.value)
+  with pytest.raises(InputError, match="n = 12 words .* list of 11"):
+    job.label(plan(words, n=12), source, tower, tmp_path / "a")
+  monkeypatch.setattr(type(tower), "patch_embeds",
+                      lambda *a, **k: np.full((32, 16, 64), np.nan))
+  with pytest.raises(InputError, match="not numbers"):
+    job.label(plan(words), source, tower, tmp_path / "b")
+  assert not list((tmp_path / "b").glob("*.array_record"))
+
+
+def test_examples_come_with_their_labels(made, source, monkeypatch):
+  folder, _ = made
+  labels = store.Labels(folder)
+  monkeypatch.setattr("align_jax.data.SOURCES.get",
+                      lambda kind: lambda **options: source)
+  found = Labelled({"kind": "x"}, str(folder), images=2)
+  example = found[4]
+  ids, scores = labels[job.image_key(source[4]["images"][0])[0]]
+  extras = example["extras"]
+  assert extras["sea_words"].shape == (2, 16, 3)
+  np.testing.assert_array_equal(extras["sea_words"][0], ids)
+  np.testing.assert_array_equal(extras["sea_scores"][0], scores)
+  assert (extras["sea_words"][1] == -1).all()
+  with pytest.raises(BadSample, match="has no labels .* other images"):
+    source.count = 31
+    try:
+      found[30]
+    finally:
+      source.count = 23
+
+
+def test_no_labels_there(tmp_path):
+  with pytest.raises(InputError, match="it has no manifest.json"):
+    store.Labels(tmp_path)
+
+
+def test_verb(source, words, tmp_path, capsys):
+  out = tmp_path / "labels"
+  options = json.dumps({"kind": "easy_vqa", "options": {
+      "split": "test[:1%]", "form": "captions"}})
+  argv = ["label", "--tower", TOWER, "--words", words, "--source", options,
+          "--out", str(out), "--how", "maskclip", "--n", "2", "--template",
+          "a {}", "--json"]
+  assert main(argv) == 0
+  manifest = json.loads(capsys.readouterr().out)
+  assert manifest["sign"] == 1.0 and 0 < manifest["images"] <= 10
+  assert main(argv) == 0  # again: nothing is left to do
+  assert json.loads(capsys.readouterr().out) == manifest
+  assert main([*argv[:5], "--source", '{"kind": "easy_vqq"}', *argv[7:]]) == 2
+  assert "did you mean 'easy_vqa'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on(words, tmp_path):
+  """By SIGKILL; what the second run leaves is what one run leaves."""
+  options = json.dumps({"kind": "easy_vqa", "options": {
+      "split": "test", "form": "captions"}})
+  command = lambda out: [
+      sys.executable, "-m", "align_jax.cli.main", "label", "--tower", TOWER,
+      "--words", words, "--source", options, "--out", str(out), "--how",
+      "maskclip", "--n", "2", "--template", "a {}", "--shard", "64"]
+  killed, whole = tmp_path / "killed", tmp_path / "whole"
+  running = subprocess.Popen(command(killed), env=os.environ.copy())
+  while len(list(killed.glob("*.array_record"))) < 3:
+    assert running.poll() is None
+    time.sleep(0.01)
+  running.send_signal(signal.SIGKILL)
+  running.wait()
+  assert not (killed / "index.npz").exists()
+  for out in (killed, whole):
+    subprocess.run(command(out), env=os.environ.copy(), check=True)
+  files = sorted(p.name for p in whole.glob("labels-*.array_record"))
+  assert len(files) > 5
+  for name in files:
+    assert (killed / name).read_bytes() == (whole / name).read_bytes()
+  shutil.rmtree(tmp_path)
+
+
+def test_maskclip_finds_the_shape_and_not_the_background(made, source):
+  """The sign check: a shape's own patches score its colour higher."""
+  folder, _ = made
+  labels = store.Labels(folder)
+  right = []
+  for i in range(23):
+    facts = source.source.facts(i)
+    key, _ = job.image_key(source[i]["images"][0])
+    ids, scores = labels[key]
+    color = WORDS.index(facts["color"])
+    right.append((ids[scores.max(-1).argmax()] == color).any())
+  assert np.mean(right) > 3 / len(COLORS)
+  assert Path(labels.words_file).read_text().split() == WORDS
