@@ -33,6 +33,15 @@ OBJECTIVES = Registry("objective", {
 })
 
 
-def make_objective(name: str, config: Config) -> Any:
-  """The objective of that name, with the options that the run gives it."""
-  return OBJECTIVES.get(name)(config, **config.objective_options.get(name, {}))
+def make_objective(name: str, config: Config, planned: bool = False) -> Any:
+  """The objective of that name, with the options that the run gives it.
+
+  Args:
+    name: registered.
+    config: the run's.
+    planned: only to be compiled; one that reads files has a class method
+      `planned(config, **options)` that does without.
+  """
+  kind = OBJECTIVES.get(name)
+  make = getattr(kind, "planned", kind) if planned else kind
+  return make(config, **config.objective_options.get(name, {}))

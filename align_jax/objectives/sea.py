@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from align_jax.build import build
 from align_jax.config import Config
@@ -49,6 +50,7 @@ class Sea:
     labels: folder that `align-jax label` made; the stage's data come from a
       source of kind "labelled" that reads the same.
     images: I, as the source's.
+    n: words of a patch, as the labels'.
     window: k, one token of each k x k is used.
     log_scale: log of one over the temperature, where it is fixed; None for
       the learnt `model.scalars.sea_log_scale`.
@@ -61,9 +63,28 @@ class Sea:
   model = "vlm"
 
   def __init__(self, config: Config, labels: str, images: int = 1,
-               window: int = 2, log_scale: float | None = None,
+               n: int = 10, window: int = 2, log_scale: float | None = None,
                scope: str = "global", lead: str = " "):
     del images  # the batch's fields have it, see `extras`
+    parts = self._set_up(config, window, log_scale, scope)
+    check_labels(read_manifest(labels), parts, n)
+    self.table_qm = word_tokens(
+        read_words(Path(labels) / WORDS), parts.tokenizer, lead)
+
+  @classmethod
+  def planned(cls, config: Config, labels: str, window: int = 2,
+              log_scale: float | None = None, scope: str = "global",
+              **others: Any) -> "Sea":
+    """The same without labels and tokenizer, to be compiled and no more."""
+    del labels, others
+    made = cls.__new__(cls)
+    made._set_up(config, window, log_scale, scope)
+    made.table_qm = np.zeros((2 ** 16, 4), np.int32)
+    return made
+
+  def _set_up(self, config: Config, window: int, log_scale: float | None,
+              scope: str) -> Any:
+    """What needs no labels; gives the model's parts."""
     if scope not in SCOPES:
       raise InputError(f"objective_options.sea.scope: {scope!r} is none of "
                        f"{', '.join(SCOPES)}")
@@ -80,17 +101,16 @@ class Sea:
     except ValueError as error:
       raise InputError(f"objective sea with connector "
                        f"{config.model.connector.kind!r}: {error}") from error
-    check_labels(read_manifest(labels), parts)
-    self.table_qm = word_tokens(
-        read_words(Path(labels) / WORDS), parts.tokenizer, lead)
+    return parts
 
   @classmethod
   def extras(cls, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`sea_words` i32 and `sea_scores` f32, [B,S,I,P,n], S = N."""
     options = config.objective_options.get("sea", {})
-    made = read_manifest(options["labels"])
     shape = (config.data.rows, max(config.data.images_per_row, 1),
-             options.get("images", 1), made["patches"], made["n"])
+             options.get("images", 1),
+             build(config.model).model.tower.config.patches,
+             options.get("n", 10))
     words, scores = patch_labels.FIELDS
     return {words: jax.ShapeDtypeStruct(shape, jnp.int32),
             scores: jax.ShapeDtypeStruct(shape, jnp.float32)}
@@ -129,20 +149,18 @@ class Sea:
         alone=self.scope == "per_device")
 
 
-def check_labels(manifest: dict[str, Any], parts: Any) -> None:
-  """Refuses labels of other patches than those that the tower sees.
+def check_labels(manifest: dict[str, Any], parts: Any, n: int) -> None:
+  """Refuses labels of other patches than those that the run's tower sees.
 
   Raises:
-    InputError: another crop or another grid; all faults together.
+    InputError: another crop, grid or n; all faults together.
   """
-  patches = parts.model.tower.config.patches
-  crop = crop_of(parts.processor, parts.image_size)
-  faults = [f"{name}: the labels' {manifest.get(name)!r}, this tower's {own!r}"
-            for name, own in (("patches", patches), ("crop", crop))
-            if manifest.get(name) != own]
+  wanted = {"n": n, "patches": parts.model.tower.config.patches,
+            "crop": crop_of(parts.processor, parts.image_size)}
+  faults = [f"{name}: the labels' {manifest.get(name)!r}, this run's {own!r}"
+            for name, own in wanted.items() if manifest.get(name) != own]
   if faults:
-    raise InputError("the labels are of other patches than this run's tower "
-                     "sees: " + "; ".join(faults))
+    raise InputError("the labels do not fit this run: " + "; ".join(faults))
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -178,7 +178,8 @@ def _objective(name: str, config: Config, stage: StageConfig, parts: Parts,
   if hasattr(kind, "products"):
     return _times(kind.products(config, parts.model.decoder.config),
                   config.data.rows)
-  objective, model = make_objective(name, config), parts.make(Layout())
+  objective = make_objective(name, config, planned=True)
+  model = parts.make(Layout())
   batch = batch_spec(config.data, parts.image_size, declared(config, stage))
   params = unflatten(_under("", shapes))
   outputs = jax.eval_shape(

@@ -39,7 +39,7 @@ def abstract_stage(config: Config, stage: StageConfig, mesh: Mesh,
   frozen = {path: s for path, s in shapes.items() if path not in trained}
   tx = make_optimizer(stage, rates)
   state = abstract_state(trained, frozen, tx, mesh)
-  objectives = {name: (make_objective(name, config), weight)
+  objectives = {name: (make_objective(name, config, planned=True), weight)
                 for name, weight in stage.objectives.items()}
   step = make_step(parts.model, objectives, tx, schedule(stage), state, layout,
                    accumulate=stage.accumulate, seed=config.seed)

@@ -189,7 +189,7 @@ def write_labels(folder, **manifest):
 def objective(tmp_path, monkeypatch) -> sea.Sea:
   folder = write_labels(tmp_path)
   monkeypatch.setattr("align_jax.build.Parts.tokenizer", Letters())
-  return functools.partial(sea.Sea, labels=str(folder))
+  return functools.partial(sea.Sea, labels=str(folder), n=n)
 
 
 def step_of(tmp=None):
@@ -282,12 +282,19 @@ def test_labels_of_other_patches_are_refused(objective, tmp_path):
   write_labels(tmp_path, patches=9, crop={"image_size": 12})
   with pytest.raises(InputError) as error:
     objective(config())
-  assert "patches: the labels' 9, this tower's 25" in str(error.value)
+  assert "patches: the labels' 9, this run's 25" in str(error.value)
   assert "crop: the labels' {'image_size': 12}" in str(error.value)
 
 
-def test_its_fields_are_declared(tmp_path):
-  options = {"sea": dict(labels=str(write_labels(tmp_path)))}
+def test_it_is_planned_without_labels():
+  made = sea.Sea.planned(config(), labels="not/there/yet", n=n)
+  batch, outputs = step_of()
+  found = jax.eval_shape(lambda o: made(o, batch, keys(), Layout()), outputs)
+  assert found.shape == ()
+
+
+def test_its_fields_are_declared():
+  options = {"sea": dict(labels="not/there/yet", n=n)}
   fields = sea.Sea.extras(Config(
       "toy", config().model, DataConfig(rows=B, images_per_row=N), (),
       objective_options=options))
