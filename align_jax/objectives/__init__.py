@@ -29,7 +29,10 @@ from align_jax.registry import Registry
 OBJECTIVES = Registry("objective", {
     "next_token": "align_jax.objectives.next_token:NextToken",
     "contrastive": "align_jax.objectives.contrastive:Contrastive",
+    "cg_vlm": "align_jax.objectives.cg_vlm:CgVlm",
+    "patch_cosine": "align_jax.objectives.patch_cosine:PatchCosine",
     "sea": "align_jax.objectives.sea:Sea",
+    "vlap": "align_jax.objectives.vlap:Vlap",
 })
 
 

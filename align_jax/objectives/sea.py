@@ -61,6 +61,8 @@ class Sea:
 
   coupled = True
   model = "vlm"
+  name = "sea"
+  learns_temperature = True
 
   def __init__(self, config: Config, labels: str, images: int = 1,
                n: int = 10, window: int = 2, log_scale: float | None = None,
@@ -86,27 +88,28 @@ class Sea:
               scope: str) -> Any:
     """What needs no labels; gives the model's parts."""
     if scope not in SCOPES:
-      raise InputError(f"objective_options.sea.scope: {scope!r} is none of "
-                       f"{', '.join(SCOPES)}")
-    if log_scale is None and SCALAR not in config.model.scalars:
+      raise InputError(f"objective_options.{self.name}.scope: {scope!r} is "
+                       f"none of {', '.join(SCOPES)}")
+    if self.learns_temperature and log_scale is None and (
+        SCALAR not in config.model.scalars):
       raise InputError(
-          "objective_options.sea: the temperature is learnt, so it needs "
-          f"model.scalars = {{{SCALAR!r}: 0.0}} and a rate in a stage's "
-          f"`train`; or fix it with objective_options.sea.log_scale")
+          f"objective_options.{self.name}: the temperature is learnt, so it "
+          f"needs model.scalars = {{{SCALAR!r}: 0.0}} and a rate in a "
+          f"stage's `train`; or fix it with its option log_scale")
     self.window, self.scope, self.log_scale = window, scope, log_scale
     parts = build(config.model)
     self.tokens = parts.tokens_per_image
     try:
       patch_labels.check_grid(parts.model.tower.config.patches, self.tokens)
     except ValueError as error:
-      raise InputError(f"objective sea with connector "
+      raise InputError(f"objective {self.name} with connector "
                        f"{config.model.connector.kind!r}: {error}") from error
     return parts
 
   @classmethod
   def extras(cls, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """`sea_words` i32 and `sea_scores` f32, [B,S,I,P,n], S = N."""
-    options = config.objective_options.get("sea", {})
+    options = config.objective_options.get(cls.name, {})
     shape = (config.data.rows, max(config.data.images_per_row, 1),
              options.get("images", 1),
              build(config.model).model.tower.config.patches,
@@ -131,20 +134,27 @@ class Sea:
     """N, the pairs of this step, f32[]."""
     return self.pairs(batch, rng, layout).keep.sum().astype(jnp.float32)
 
+  def vectors(self, outputs: dict[str, Any], batch: dict[str, Any],
+              rng: jax.Array, layout: Layout,
+              ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The pairs themselves: x f[B,R,D], t f32[B,R,D] and keep b[B,R]."""
+    token, word, keep = self.pairs(batch, rng, layout)
+    visual = outputs["visual_tokens"]
+    x = jnp.take_along_axis(
+        visual.reshape(visual.shape[0], -1, visual.shape[-1]),
+        token[..., None], axis=1)
+    return x, word_embeddings(outputs["embed_vd"], self.table_qm,
+                              jnp.maximum(word, 0), layout), keep
+
   def __call__(self, outputs: dict[str, Any], batch: dict[str, Any],
                rng: jax.Array, layout: Layout) -> jax.Array:
     """The loss summed over the pairs, f32[]."""
-    token, word, keep = self.pairs(batch, rng, layout)
-    visual = outputs["visual_tokens"]
-    b, d = visual.shape[0], visual.shape[-1]
-    x = jnp.take_along_axis(
-        visual.reshape(b, -1, d), token[..., None], axis=1)
-    t = word_embeddings(outputs["embed_vd"], self.table_qm,
-                        jnp.maximum(word, 0), layout)
+    x, t, keep = self.vectors(outputs, batch, rng, layout)
     scale = outputs["scalars"][SCALAR] if self.log_scale is None else (
         jnp.float32(self.log_scale))
+    flat = lambda a: unit(a).reshape(-1, a.shape[-1])
     return info_nce(
-        unit(x).reshape(-1, d), unit(t).reshape(-1, d), keep.reshape(-1),
+        flat(x), flat(t), keep.reshape(-1),
         jnp.exp(jnp.minimum(scale, MAX_LOG_SCALE)), layout=layout,
         alone=self.scope == "per_device")
 

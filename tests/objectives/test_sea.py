@@ -18,6 +18,7 @@ from align_jax.config import (
 )
 from align_jax.errors import InputError
 from align_jax.objectives import patch_labels, sea, words
+from align_jax.objectives.patch_cosine import PatchCosine
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh
 
@@ -284,6 +285,18 @@ def test_labels_of_other_patches_are_refused(objective, tmp_path):
     objective(config())
   assert "patches: the labels' 9, this run's 25" in str(error.value)
   assert "crop: the labels' {'image_size': 12}" in str(error.value)
+
+
+def test_patch_cosine_has_the_same_pairs_and_no_negatives(
+    tmp_path, monkeypatch, objective):
+  made = PatchCosine(config(scalars={}), labels=str(tmp_path), n=n)
+  batch, outputs = step_of()
+  x, t, keep = objective(config()).vectors(outputs, batch, keys(), Layout())
+  want = sum(1 - float(x[b, r] @ t[b, r]) / np.linalg.norm(x[b, r])
+             / np.linalg.norm(t[b, r]) for b, r in np.argwhere(
+                 np.asarray(keep)))
+  got = made(outputs, batch, keys(), Layout())
+  assert float(got) == pytest.approx(want, rel=1e-5)
 
 
 def test_it_is_planned_without_labels():
