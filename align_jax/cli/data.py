@@ -18,13 +18,18 @@ DESCRIPTION = """Looks at training data, and writes data sets.
       what is supervised
   align-jax data build easy_vqa [--data-dir DIR]
       writes easy-VQA from the package easy-vqa to array_record files
+  align-jax data build linked_images --data-dir DIR [--samples 69000]
+      draws sets of images that share one thing: an open stand-in for SAM's
+      unpublished MmLINK; give the same command again to go on
   align-jax data words --source JSON --out words.txt [--least 10]
       writes the frequent nouns, adjectives and verbs of what a source's
       examples say: a word list for `align-jax label`
 """
 
-# Data sets that can be written: name -> function of the folder.
-BUILDERS = {"easy_vqa": "align_jax.data.easy_vqa.source:prepare"}
+# Data sets that can be written: name -> function of the folder and of the
+# options that this data set has; it gives (what --json prints, a line).
+BUILDERS = {"easy_vqa": "align_jax.cli.data:easy_vqa",
+            "linked_images": "align_jax.cli.data:linked_images"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   build.add_argument("name", metavar="NAME",
                      help=f"one of {', '.join(sorted(BUILDERS))}")
   build.add_argument("--data-dir", default="", metavar="DIR",
-                     help="default: align_jax/datasets in the user's cache")
+                     help="default, for easy_vqa: align_jax/datasets in the "
+                     "user's cache")
+  for option, words in (("samples", "how many"), ("seed", "of all draws"),
+                        ("workers", "processes that draw")):
+    build.add_argument(f"--{option}", type=int, help=words)
   build.add_argument("--json", action="store_true",
                      help="print one JSON object and nothing else")
   words = forms.add_parser("words", help="write a word list")
@@ -143,17 +152,49 @@ def _one(source: Any, place: int, config: Any, renderer: Any,
 def _build(args: argparse.Namespace) -> Found:
   """Writes a data set, unless it is there."""
   import importlib
+  import inspect
   if args.name not in BUILDERS:
     raise InputError(f"no data set {args.name!r}"
                      f"{nearest(args.name, BUILDERS)} "
                      f"(known: {', '.join(sorted(BUILDERS))})")
   module, function = BUILDERS[args.name].split(":")
-  builder = getattr(importlib.import_module(module), function)(args.data_dir)
+  make = getattr(importlib.import_module(module), function)
+  given = {name: value for name in ("samples", "seed", "workers")
+           if (value := getattr(args, name)) is not None}
+  for name in given:
+    if name not in inspect.signature(make).parameters:
+      raise InputError(f"{args.name} takes no --{name}")
+  found, line = make(args.data_dir, **given)
+  return found, [line]
+
+
+def easy_vqa(data_dir: str) -> tuple[dict[str, Any], str]:
+  """Writes easy-VQA."""
+  from align_jax.data.easy_vqa.source import prepare
+
+  builder = prepare(data_dir)
   splits = {name: split.num_examples
             for name, split in builder.info.splits.items()}
   counts = ", ".join(f"{n} {c:,}" for n, c in splits.items())
   return ({"folder": str(builder.data_dir), "splits": splits},
-          [f"{args.name} in {builder.data_dir}: {counts} images"])
+          f"easy_vqa in {builder.data_dir}: {counts} images")
+
+
+def linked_images(data_dir: str, samples: int = 69_000, seed: int = 0,
+                  workers: int = 1) -> tuple[dict[str, Any], str]:
+  """Draws linked images, or goes on with them."""
+  from tqdm import tqdm
+
+  from align_jax.data.linked_images.build import Plan, build
+
+  if not data_dir:
+    raise InputError("linked_images needs --data-dir, where they shall lie")
+  plan = Plan(samples=samples, seed=seed)
+  with tqdm(desc="samples", total=samples, dynamic_ncols=True) as bar:
+    build(plan, data_dir, workers, bar.update)
+  return ({"folder": data_dir, "samples": samples, "shards": plan.shards},
+          f"{samples:,} linked samples in {data_dir} ({plan.shards} shards); "
+          f"look at {data_dir}/contact_sheet.png")
 
 
 def _words(args: argparse.Namespace) -> Found:

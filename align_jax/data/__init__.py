@@ -21,6 +21,7 @@ SOURCES = Registry("source", {
     "easy_vqa": "align_jax.data.easy_vqa.source:EasyVQA",
     "image_lists": "align_jax.data.image_lists:ImageLists",
     "labelled": "align_jax.data.labelled:Labelled",
+    "linked_images": "align_jax.data.linked_images.source:LinkedImages",
     "llava": "align_jax.data.llava:Llava",
     "llava_558k": "align_jax.data.llava_558k:Llava558K",
     "llava_next": "align_jax.data.parquet_chats:LlavaNext",
