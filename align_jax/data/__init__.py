@@ -20,6 +20,7 @@ SOURCES = Registry("source", {
     "doc_downstream": "align_jax.data.doc_downstream:DocDownstream",
     "easy_vqa": "align_jax.data.easy_vqa.source:EasyVQA",
     "image_lists": "align_jax.data.image_lists:ImageLists",
+    "icon_scenes": "align_jax.data.icon_scenes:IconScenes",
     "labelled": "align_jax.data.labelled:Labelled",
     "linked_images": "align_jax.data.linked_images.source:LinkedImages",
     "llava": "align_jax.data.llava:Llava",

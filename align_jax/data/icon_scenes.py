@@ -1,0 +1,185 @@
+"""Scenes of a few icons: a world of known words, for small experiments.
+
+Two to five things out of some 250, each one word and one icon, each in a
+colour, on a pale ground. What stands where is known, so that it can be asked
+for, and so that the word of every patch is known too. Scene i of a split is
+drawn from (seed, split, i) alone, when it is looked at; nothing is written.
+"""
+
+import io
+import random
+from functools import partial
+from typing import NamedTuple
+
+from PIL import Image
+
+from align_jax.data.example import PLACEHOLDER, Example
+from align_jax.data.linked_images.icons import icon, icons
+from align_jax.data.linked_images.scenes import COLORS, pale
+from align_jax.errors import InputError
+from align_jax.registry import nearest
+
+FORMS = ("captions", "questions")
+SPLITS = ("tower", "train", "validation", "test")
+_MOST = 5  # things in a scene
+_ACROSS = 3  # cells across, each for one thing
+
+
+class Thing(NamedTuple):
+  """box: (y0, x0, y1, x1) in pixels of the scene, the ink's own."""
+  name: str
+  color: str
+  box: tuple[int, int, int, int]
+
+
+class Question(NamedTuple):
+  """kind: "thing", "color", "there" or "count"."""
+  kind: str
+  question: str
+  answer: str
+
+
+def concepts() -> tuple[str, ...]:
+  """The words of this world's things."""
+  return tuple(icons())
+
+
+class IconScenes:
+  """Captions of scenes, or questions on them.
+
+  form         a sample is
+  "captions"   a scene and "a red cat, a blue anchor and a teal bus"
+  "questions"  a scene and one question on it
+
+  Attributes:
+    split: "tower" for training a tower, which no other split's scenes are
+      part of; "train", "validation" or "test".
+    scenes: how many there are.
+    questions: asked of each scene, in the form "questions".
+    size: pixels, H = W.
+  """
+
+  def __init__(self, split: str = "train", form: str = "questions",
+               scenes: int = 10_000, questions: int = 4, size: int = 96,
+               seed: int = 0):
+    faults = [f"{given!r} is none of {', '.join(allowed)}"
+              f"{nearest(given, allowed)}"
+              for given, allowed in ((split, SPLITS), (form, FORMS))
+              if given not in allowed]
+    faults += [f"{name} is {value} (at least {least})" for name, value, least in
+               (("scenes", scenes, 1), ("questions", questions, 1),
+                ("size", size, 8 * _ACROSS)) if value < least]
+    if faults:
+      raise InputError("icon_scenes: " + "; ".join(faults))
+    self.split, self.form, self.scenes = split, form, scenes
+    self.questions, self.size, self.seed = questions, size, seed
+    concepts()  # what is missing is said at once
+
+  def __len__(self) -> int:
+    return self.scenes * (self.questions if self.form == "questions" else 1)
+
+  def __getitem__(self, index: int) -> Example:
+    if self.form == "captions":
+      scene, asked, said = index, "", self.caption(index)
+      name = f"icon_scenes/{self.split}/{scene}"
+    else:
+      scene, number = divmod(index, self.questions)
+      _, asked, said = self.ask(scene)[number]
+      name = f"icon_scenes/{self.split}/{scene}/{number}"
+    return {"id": name, "origin": name,
+            "conversation": [
+                {"role": "user",
+                 "content": PLACEHOLDER + ("\n" + asked if asked else "")},
+                {"role": "assistant", "content": said}],
+            "images": [partial(self.image, scene)]}
+
+  def image(self, scene: int) -> bytes:
+    """The PNG of a scene."""
+    stream = io.BytesIO()
+    self._draw(scene)[0].save(stream, "PNG")
+    return stream.getvalue()
+
+  def things(self, scene: int) -> list[Thing]:
+    """What stands in a scene, row by row."""
+    return self._draw(scene)[1]
+
+  def caption(self, scene: int) -> str:
+    names = [f"a {t.color} {t.name}" for t in self.things(scene)]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+  def truth(self, scene: int, grid: int, least: float = 0.25,
+            ) -> list[set[str]]:
+    """The words of each patch, row by row, [grid * grid].
+
+    Args:
+      scene: its number.
+      grid: patches across.
+      least: share of a patch that a thing's box covers.
+    """
+    side = self.size / grid
+    found: list[set[str]] = []
+    for place in range(grid * grid):
+      top, left = (side * x for x in divmod(place, grid))
+      own = set()
+      for name, _, (y0, x0, y1, x1) in self.things(scene):
+        high = max(0.0, min(y1, top + side) - max(y0, top))
+        wide = max(0.0, min(x1, left + side) - max(x0, left))
+        if high * wide >= least * side * side:
+          own.add(name)
+      found.append(own)
+    return found
+
+  def ask(self, scene: int) -> list[Question]:
+    """`questions` questions on a scene, yes and no equally often."""
+    things = self.things(scene)
+    rng = self._rng(scene, "questions")
+    absent = [n for n in concepts() if n not in {t.name for t in things}]
+    out = []
+    for _ in range(self.questions):
+      kind = rng.choice(("thing", "color", "there", "count"))
+      one = rng.choice(things)
+      if kind == "thing":
+        out.append(Question(kind, f"what is the {one.color} thing?", one.name))
+      elif kind == "color":
+        out.append(Question(kind, f"what color is the {one.name}?",
+                            one.color))
+      elif kind == "there":
+        here = rng.random() < 0.5
+        name = one.name if here else rng.choice(absent)
+        out.append(Question(kind, f"is there a {name}?",
+                            "yes" if here else "no"))
+      else:
+        out.append(Question(kind, "how many things are there?",
+                            str(len(things))))
+    return out
+
+  def _rng(self, scene: int, what: str) -> random.Random:
+    return random.Random(f"{self.seed}/{self.split}/{scene}/{what}")
+
+  def _draw(self, scene: int) -> tuple[Image.Image, list[Thing]]:
+    rng = self._rng(scene, "scene")
+    count = rng.randint(2, _MOST)
+    names = rng.sample(concepts(), count)
+    colors = rng.sample(list(COLORS), count)  # so that a colour names a thing
+    places = sorted(rng.sample(range(_ACROSS ** 2), count))
+    onto = Image.new("RGB", (self.size, self.size), pale(rng))
+    cell = self.size / _ACROSS
+    things = []
+    for name, color, place in zip(names, colors, places):
+      drawn = icon(name, round(cell * rng.uniform(0.72, 0.92)), COLORS[color])
+      row, col = divmod(place, _ACROSS)
+      y, x = (round(cell * at + rng.uniform(0, max(cell - length, 0)))
+              for at, length in ((row, drawn.height), (col, drawn.width)))
+      onto.paste(drawn, (x, y), drawn)
+      things.append(Thing(name, color, (
+          y, x, min(y + drawn.height, self.size),
+          min(x + drawn.width, self.size))))
+    return onto, things
+
+
+def answers() -> dict[str, tuple[str, ...]]:
+  """The closed set of answers to each kind of question."""
+  return {"thing": concepts(), "color": tuple(COLORS),
+          "there": ("yes", "no"),
+          "count": tuple(str(n) for n in range(2, _MOST + 1))}
+

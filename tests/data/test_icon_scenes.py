@@ -1,0 +1,117 @@
+"""Icon scenes: what is said of a scene is what is drawn."""
+
+import collections
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fontawesomefree")
+
+from align_jax.data import SOURCES  # noqa: E402
+from align_jax.data.icon_scenes import IconScenes, answers  # noqa: E402
+from align_jax.data.linked_images.scenes import COLORS  # noqa: E402
+from align_jax.errors import InputError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def source() -> IconScenes:
+  return SOURCES.get("icon_scenes")("train", scenes=150)
+
+
+def pixels(source, scene) -> np.ndarray:
+  return np.asarray(Image.open(io.BytesIO(source.image(scene))), int)
+
+
+def test_things_are_where_it_is_said_in_their_colours(source):
+  counts = set()
+  for scene in range(60):
+    image, things = pixels(source, scene), source.things(scene)
+    counts.add(len(things))
+    assert image.shape == (96, 96, 3)
+    outside = np.ones((96, 96), bool)
+    for name, color, (y0, x0, y1, x1) in things:
+      near = np.abs(image[y0:y1, x0:x1] - COLORS[color]).sum(-1) < 12
+      assert near.any(), (scene, name)
+      outside[y0:y1, x0:x1] = False
+    assert len(np.unique(image[outside], axis=0)) == 1
+    assert len({t.name for t in things}) == len(things)
+    assert len({t.color for t in things}) == len(things)
+  assert counts == {2, 3, 4, 5}
+
+
+def test_captions_name_all_things():
+  captions = IconScenes(form="captions", scenes=20)
+  assert len(captions) == 20
+  for i in range(20):
+    said = captions[i]["conversation"][1]["content"]
+    for thing in captions.things(i):
+      assert f"a {thing.color} {thing.name}" in said
+
+
+def test_answers_are_true(source):
+  kinds = collections.Counter()
+  yes = 0
+  for scene in range(source.scenes):
+    things = source.things(scene)
+    color_of = {t.name: t.color for t in things}
+    for kind, question, answer in source.ask(scene):
+      kinds[kind] += 1
+      word = question.split()[-1].rstrip("?")
+      assert answer in answers()[kind]
+      if kind == "thing":
+        assert color_of[answer] == question.split()[3]
+      elif kind == "color":
+        assert color_of[word] == answer
+      elif kind == "there":
+        assert (word in color_of) == (answer == "yes")
+        yes += answer == "yes"
+      else:
+        assert answer == str(len(things))
+  assert all(count > 100 for count in kinds.values())
+  assert abs(yes / kinds["there"] - 0.5) < 0.12
+
+
+def test_samples_are_questions_on_scenes(source):
+  assert len(source) == 600
+  example = source[13]
+  kind, question, answer = source.ask(3)[1]
+  asked, said = example["conversation"]
+  assert asked["content"] == f"<image>\n{question}"
+  assert said["content"] == answer and kind in answers()
+  assert example["images"][0]() == source.image(3)
+  assert example["id"] == "icon_scenes/train/3/1"
+
+
+def test_truth_of_patches_is_what_covers_them(source):
+  for scene in range(10):
+    truth = source.truth(scene, 12)
+    for place, words in enumerate(truth):
+      row, col = divmod(place, 12)
+      for name, _, (y0, x0, y1, x1) in source.things(scene):
+        covered = np.zeros((96, 96), bool)
+        covered[y0:y1, x0:x1] = True
+        share = covered[8 * row:8 * row + 8, 8 * col:8 * col + 8].mean()
+        assert (name in words) == (share >= 0.25)
+    assert set().union(*truth) == {t.name for t in source.things(scene)}
+
+
+def test_splits_and_seeds_are_held_apart():
+  made = {(split, seed): IconScenes(split, scenes=3, seed=seed).image(0)
+          for split in ("tower", "train", "validation", "test")
+          for seed in (0, 1)}
+  assert len(set(made.values())) == 8
+  assert IconScenes("test").image(0) == made["test", 0]
+
+
+def test_there_are_many_concepts():
+  assert len(answers()["thing"]) >= 200
+
+
+def test_bad_options():
+  with pytest.raises(InputError) as error:
+    IconScenes("tests", "caption", scenes=0, size=9)
+  for part in ("'tests' is none of", "did you mean 'test'",
+               "'caption' is none of", "scenes is 0", "size is 9"):
+    assert part in str(error.value)
