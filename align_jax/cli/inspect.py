@@ -27,11 +27,17 @@ RUN/inspect/kept.json, which `align-jax evaluate RUN --keep-words` takes:
 Or tells how a connector starts, before any training: how far its tokens are
 apart, and over how many words ALIGN spreads them, for other gains as well:
 
-  align-jax inspect start --config quickstart:connector=align --gains 1,3,6"""
+  align-jax inspect start --config quickstart:connector=align --gains 1,3,6
+
+Or looks at what `align-jax label` made: words laid over patches, the most
+frequent ones, and, where the source knows what its patches show, whether the
+foreground is scored above the background.
+
+  align-jax inspect labels FOLDER"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("what", choices=("run", "words", "start"),
+  parser.add_argument("what", choices=("run", "words", "start", "labels"),
                       help="what to look into")
   which_run.add_run(parser)
   parser.add_argument("--images", type=int, default=6, metavar="N",
@@ -59,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from align_jax.errors import InputError
     raise InputError(f"--config goes with `inspect start`; `inspect "
                      f"{args.what}` takes a run")
+  if args.what == "labels":
+    return labels(args)
   workdir = which_run.folder(args)
   if args.what == "words":
     return kept_words(workdir, args)
@@ -140,6 +148,32 @@ def kept_words(workdir: Path, args: argparse.Namespace) -> int:
       f"{float(s):g}: {n:,}" for s, n in found.needed.items()))
   print(f"{found.negligible:,} words have less than 1e-6 each, "
         f"{found.negligible_mass:.2%} together; kept words: {path}")
+  return 0
+
+
+def labels(args: argparse.Namespace) -> int:
+  """`inspect labels`: draws, counts, and checks the sign."""
+  from align_jax.inspect.labels import inspect_labels
+
+  folder = args.run or args.workdir
+  with kept_clean():
+    found = inspect_labels(folder, args.images, args.seed)
+  if args.json:
+    which_run.print_json(found)
+    return 0
+  print(f"{found['images']:,} images, {100 * found['unlabelled_share']:.1f} % "
+        "of the patches without a label")
+  print("first words: " + ", ".join(
+      f"{word} {100 * share:.1f} %" for word, share in found["frequent"][:10]))
+  if check := found.get("check"):
+    verdict = ("the foreground is scored higher" if check["foreground"]
+               > check["background"] else "THE BACKGROUND IS SCORED HIGHER: "
+               "turn the sign, or take other features")
+    print(f"mean score {check['foreground']:.3f} on things, "
+          f"{check['background']:.3f} on ground: {verdict}")
+    print(f"a true word on {100 * check['hit_rate']:.1f} % of the patches "
+          f"with a thing (chance {100 * check['chance']:.1f} %)")
+  print(f"pictures: {Path(folder) / 'inspect'}")
   return 0
 
 

@@ -95,6 +95,10 @@ class Labels:
   def __len__(self) -> int:
     return len(self._place)
 
+  def keys(self) -> list[bytes]:
+    """SHA-256 of every image, in order."""
+    return list(self._place)
+
   def __contains__(self, key: bytes) -> bool:
     return key in self._place
 

@@ -19,6 +19,7 @@ from align_jax.cli.main import main  # noqa: E402
 from align_jax.data.easy_vqa.facts import COLORS, SHAPES  # noqa: E402
 from align_jax.data.easy_vqa.source import EasyVQA  # noqa: E402
 from align_jax.data.example import BadSample  # noqa: E402
+from align_jax.data.icon_scenes import IconScenes  # noqa: E402
 from align_jax.data.labelled import Labelled  # noqa: E402
 from align_jax.errors import InputError  # noqa: E402
 from align_jax.hub.tower_face import load_tower  # noqa: E402
@@ -208,6 +209,37 @@ def test_verb(source, words, tmp_path, capsys):
   assert json.loads(capsys.readouterr().out) == manifest
   assert main([*argv[:5], "--source", '{"kind": "easy_vqq"}', *argv[7:]]) == 2
   assert "did you mean 'easy_vqa'" in capsys.readouterr().err
+
+
+def test_inspect_draws_counts_and_checks_the_sign(tower, words, tmp_path,
+                                                  capsys):
+  pytest.importorskip("fontawesomefree")
+  options = {"split": "test", "form": "captions", "scenes": 6, "size": 64}
+  made = plan(words, source={"kind": "icon_scenes", "options": options})
+  source = IconScenes(**options)
+  job.label(made, source, tower, tmp_path)
+  assert main(["inspect", "labels", str(tmp_path), "--images", "2",
+               "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert len(found["pictures"]) == 2
+  assert all(Path(p).read_bytes()[:4] == b"\x89PNG" for p in found["pictures"])
+  labels = store.Labels(tmp_path)
+  first = [labels[key][0][:, 0] for key in labels.keys()]
+  empty = np.mean([ids < 0 for ids in first])
+  assert found["unlabelled_share"] == pytest.approx(empty)
+  assert sum(share for _, share in found["frequent"]) == pytest.approx(1)
+  inside, outside = [], []
+  for scene in range(6):
+    scores = labels[job.image_key(source.image(scene))[0]][1].max(-1)
+    for patch, true in enumerate(source.truth(scene, 4)):
+      (inside if true else outside).append(scores[patch])
+  check = found["check"]
+  assert check["foreground"] == pytest.approx(np.mean(inside), rel=1e-5)
+  assert check["background"] == pytest.approx(np.mean(outside), rel=1e-5)
+  assert check["hit_rate"] == 0.0  # mini_clip knows no icon
+  assert check["chance"] == pytest.approx(3 / 11)
+  assert main(["inspect", "labels", str(tmp_path)]) == 0
+  assert "score" in capsys.readouterr().out
 
 
 @pytest.mark.slow

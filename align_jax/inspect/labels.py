@@ -1,0 +1,108 @@
+"""Looking at labels: words laid over patches, and what the words add up to."""
+
+import collections
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from align_jax.data import SOURCES
+from align_jax.data.images import ImageReader
+from align_jax.hub.pretrained import load_processor, read_spec
+from align_jax.inspect.pictures import words_over_patches
+from align_jax.labels.job import image_key
+from align_jax.labels.store import Labels
+from align_jax.objectives.words import read_words
+
+
+def inspect_labels(folder: str | Path, images: int = 6,
+                   seed: int = 0) -> dict[str, Any]:
+  """Writes FOLDER/inspect/image_*.png and gives what was found.
+
+  Args:
+    folder: of finished labels.
+    images: how many to draw.
+    seed: of their choice.
+
+  Returns:
+    `pictures`; `images` and `unlabelled_share`; `frequent`, [word, share of
+    the labelled patches of which it is the first word]; and, where the source
+    knows what its patches show, `check`: see `foreground`.
+
+  Raises:
+    InputError: no finished labels there.
+  """
+  labels = Labels(folder)
+  words = read_words(labels.words_file)
+  made = labels.manifest
+  source = SOURCES.get(made["source"]["kind"])(
+      **made["source"].get("options", {}))
+  spec = read_spec(made["tower"], part="tower")
+  reader = ImageReader(load_processor(spec), made["crop"]["image_size"])
+  target = Path(folder) / "inspect"
+  target.mkdir(exist_ok=True)
+  for old in target.glob("image_*.png"):
+    old.unlink()
+
+  files = []
+  chosen = random.Random(seed).sample(range(len(source)),
+                                      min(images, len(source)))
+  for at, index in enumerate(sorted(chosen)):
+    image = source[index]["images"][0]
+    key, data = image_key(image)
+    ids, scores = labels[key]
+    files.append(target / f"image_{at:02}.png")
+    files[-1].write_bytes(words_over_patches(
+        reader(data)[0], [[words[i] for i in patch if i >= 0] or ["–"]
+                          for patch in ids], scores.max(-1),
+        "What each patch is said to show",
+        f"by {made['tower']}, {made['how']}; the darker a cell, the larger "
+        "the score of its first word"))
+
+  first: collections.Counter[str] = collections.Counter()
+  patches = 0
+  for key in labels.keys():
+    ids, _ = labels[key]
+    patches += len(ids)
+    first.update(words[i] for i in ids[:, 0] if i >= 0)
+  total = max(sum(first.values()), 1)
+  found = {"pictures": [str(f) for f in files], "images": len(labels),
+           "unlabelled_share": 1 - sum(first.values()) / max(patches, 1),
+           "frequent": [[w, c / total] for w, c in first.most_common(20)]}
+  if hasattr(source, "truth"):
+    found["check"] = foreground(labels, source, words)
+  return found
+
+
+def foreground(labels: Labels, source: Any, words: list[str],
+               most: int = 500) -> dict[str, float]:
+  """The sign check: labels should be surest where something is.
+
+  With the wrong sign of the cosine the background scores above the things
+  that stand before it.
+
+  Args:
+    labels: of the source's images.
+    source: with `truth(scene, grid)`, the words of each patch.
+    words: the word list.
+    most: examples to look at.
+
+  Returns:
+    Mean best score on patches with a thing (`foreground`) and without
+    (`background`); share of the former whose words hold a true one
+    (`hit_rate`) and what words drawn at random would reach (`chance`).
+  """
+  grid = round(labels.patches ** 0.5)
+  inside, outside, hits = [], [], []
+  for scene in range(min(source.scenes, most)):
+    key, _ = image_key(source.image(scene))
+    ids, scores = labels[key]
+    for patch, true in enumerate(source.truth(scene, grid)):
+      (inside if true else outside).append(scores[patch].max())
+      if true:
+        hits.append(any(words[i] in true for i in ids[patch] if i >= 0))
+  return {"foreground": float(np.mean(inside)),
+          "background": float(np.mean(outside)),
+          "hit_rate": float(np.mean(hits)),
+          "chance": min(labels.n / len(words), 1.0)}
