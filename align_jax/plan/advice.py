@@ -18,8 +18,8 @@ from align_jax.plan.check import check
 from align_jax.plan.chips import CHIPS
 from align_jax.plan.stage import Target, abstract_mesh, target
 
-# A prediction may be off by a few percent, and a run wants a tenth to spare.
-_FULL = 0.88
+# Predictions were up to 14 % too low, and a run wants a tenth to spare.
+_FULL = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
