@@ -191,8 +191,13 @@ def _objective(name: str, config: Config, stage: StageConfig, parts: Parts,
   keys = jax.eval_shape(
       lambda: jax.random.split(jax.random.key(0), config.data.rows))
 
+  # A number of the decoder's config, which no tracer may stand for.
+  fixed = {"logit_soft_cap": parts.model.decoder.config.logit_soft_cap} if (
+      outputs.pop("logit_soft_cap", None) is not None) else {}
+
   def loss(tables, outputs, batch, keys):
-    outputs = outputs | {k.rsplit("/", 1)[1]: v for k, v in tables.items()}
+    outputs = outputs | fixed | {
+        k.rsplit("/", 1)[1]: v for k, v in tables.items()}
     return objective(outputs, batch, keys, Layout())
 
   rest = {k: v for k, v in outputs.items() if "/decoder/" + k not in tables}

@@ -324,8 +324,9 @@ def _stop(chat: str, **special: str) -> tuple[list[str], list[str]]:
   """What ends an answer with this template, and what training asks for."""
   tokenizer = word_tokenizer(chat, **special)
   tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
-  data = SimpleNamespace(template="chat")
-  run = api.Run(Path(), SimpleNamespace(data=data), SimpleNamespace(
+  config = SimpleNamespace(data=SimpleNamespace(template="chat"),
+                           model=SimpleNamespace(prompt_tokens=0))
+  run = api.Run(Path(), config, SimpleNamespace(
       tokenizer=tokenizer, tokens_per_image=4), {}, 0)
   name = tokenizer.convert_ids_to_tokens
   return name(list(run.stop)), name(run.answer_tokens("yes"))
