@@ -178,6 +178,7 @@ def test_the_ways_differ(clip) -> None:
       assert np.abs(one - other).max() > BROKEN
 
 
+@pytest.mark.slow
 def test_six_blocks_as_published_or_all_there_are(clip, tmp_path: Path
                                                   ) -> None:
   ours, _ = pixels_for(SIDE)
@@ -193,7 +194,8 @@ def test_six_blocks_as_published_or_all_there_are(clip, tmp_path: Path
 
 
 @pytest.mark.parametrize("name, how", [
-    ("clip", "surgery"), ("siglip", "map_head")])
+    ("clip", "surgery"),
+    pytest.param("siglip", "map_head", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(
     name: str, how: str, request: pytest.FixtureRequest) -> None:
   """Also where the devices do not divide the images."""

@@ -42,10 +42,10 @@ def _dino(read: int = 24, **sizes: Any) -> Case:
 
 
 def _registers(read: int = 24, **sizes: Any) -> Case:
+  sizes = SIZES | dict(mlp_ratio=2, num_register_tokens=3) | sizes
   return Case(transformers.Dinov2WithRegistersModel,
-              transformers.Dinov2WithRegistersConfig,
-              SIZES | dict(mlp_ratio=2, num_register_tokens=3) | sizes, read,
-              4)
+              transformers.Dinov2WithRegistersConfig, sizes, read,
+              1 + sizes["num_register_tokens"])
 
 
 def _eva(name: str, **sizes: Any) -> Case:
