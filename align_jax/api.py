@@ -18,12 +18,14 @@ import numpy as np
 
 from align_jax.build import Parts
 from align_jax.config import Config, MeshConfig
+from align_jax.connectors import CONNECTORS
 from align_jax.data.example import PLACEHOLDER, Example
 from align_jax.data.images import ImageLike, ImageReader, listed
 from align_jax.data.render import Renderer
+from align_jax.data.rows import ENTRY, annotated, extras_of
 from align_jax.errors import InputError
 from align_jax.evals.generate import Generator
-from align_jax.evals.prompts import Prompt, rows_for
+from align_jax.evals.prompts import Prompt, rows_for, stack_extras
 from align_jax.train.select import flatten, unflatten
 
 
@@ -57,9 +59,7 @@ class Run:
   @functools.cached_property
   def renderer(self) -> Renderer:
     """Conversations to tokens, as in training."""
-    return Renderer(self.tokenizer, self.config.data.template,
-                    self.parts.tokens_per_image,
-                    self.config.model.prompt_tokens)
+    return self.parts.renderer(self.config.data)
 
   @functools.cached_property
   def reader(self) -> ImageReader:
@@ -128,13 +128,21 @@ class Run:
     """What the tower gives for images: f32[I,P,C]."""
     return self._look(images, "features")["features"]
 
-  def visual_tokens(self, images: Any) -> np.ndarray:
-    """What the language model reads of images: f32[I,T,D]."""
-    return self._look(images, "tokens")["tokens"]
+  def visual_tokens(self, images: Any,
+                    prompt: str | Sequence[str] = "") -> np.ndarray:
+    """What the language model reads of images, each alone: f32[I,T,D].
 
-  def distribution(self, images: Any) -> np.ndarray | None:
+    Args:
+      images: one or a list.
+      prompt: what is asked, or a list with what is asked of each image: for
+        connectors that read it.
+    """
+    return self._look(images, "tokens", prompt)["tokens"]
+
+  def distribution(self, images: Any,
+                   prompt: str | Sequence[str] = "") -> np.ndarray | None:
     """Of a connector that mixes words, its weights f32[I,T,V]; else None."""
-    return self._look(images, "probs_tv").get("probs_tv")
+    return self._look(images, "probs_tv", prompt).get("probs_tv")
 
   def generator(self, **options: Any) -> Generator:
     """Batched generation and scoring; options as `Generator` takes them."""
@@ -162,7 +170,16 @@ class Run:
   def prompt(self, example: Example, key: Any = None) -> Prompt:
     """An example up to its answer; `key` names its set of images."""
     rendered = self.renderer.prompt(example)
-    return Prompt(rendered.tokens, rendered.visual, key)
+    return Prompt(rendered.tokens, rendered.visual, key,
+                  self.extras(example) if rendered.images else {})
+
+  def extras(self, example: Example) -> dict[str, np.ndarray]:
+    """What the connector reads of an example beside its images."""
+    kind = CONNECTORS.get(self.config.model.connector.kind)
+    wanted = {name: jax.ShapeDtypeStruct((1, 1, *spec.shape[2:]), spec.dtype)
+              for name, spec in kind.extras(self.config).items()}
+    entries = extras_of(annotated(example, self.parts.annotate), wanted)
+    return {name: entries[ENTRY + name][0] for name in wanted}
 
   def answer_tokens(self, answer: str) -> list[int]:
     """What the model must write to say this: the answer and its end."""
@@ -186,9 +203,18 @@ class Run:
     pixels, boxes = zip(*pairs)
     return np.stack(pixels), np.stack(boxes)
 
-  def _look(self, images: Any, what: str) -> dict[str, np.ndarray]:
+  def _look(self, images: Any, what: str,
+            prompt: str | Sequence[str] = "") -> dict[str, np.ndarray]:
     """Images one a row, in batches of one size."""
     images = listed(images)
+    asked = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+    if len(asked) != len(images):
+      raise InputError(f"{len(images)} images need as many prompts, not "
+                       f"{len(asked)}")
+    none = Prompt(np.zeros(0, np.int32), np.zeros(0, np.int32))
+    asked = [none if what == "features" else dataclasses.replace(
+        none, extras=self.extras(question(text, [image])))
+             for text, image in zip(asked, images)]
     rows = rows_for(len(images), self.config.eval.batch)
     out = []
     for at in range(0, len(images), rows):
@@ -197,7 +223,8 @@ class Run:
       pad = lambda x, n=rows - count: np.pad(
           x, [(0, n)] + [(0, 0)] * (x.ndim - 1))[:, None]
       batch = {"images": pad(pixels), "image_boxes": pad(boxes),
-               "image_segment_ids": pad(np.ones(count, np.int32))}
+               "image_segment_ids": pad(np.ones(count, np.int32)),
+               "extras": stack_extras(asked[at:at + rows], rows)}
       got = _encode(self.model, what, self.params, batch)
       out.append({k: np.asarray(v[:count, 0], np.float32)
                   for k, v in got.items()})
@@ -273,6 +300,7 @@ def _encode(model: nn.Module, what: str, params: Any,
   features = apply("features", batch)
   if what == "features":
     return {what: features}
-  visual = apply("connect", features, batch["image_segment_ids"])
+  visual = apply("connect", features, batch["image_segment_ids"],
+                 batch["extras"])
   found = {"tokens": visual.tokens} | visual.aux
   return {what: found[what]} if what in found else {}

@@ -10,16 +10,19 @@ straight into its shards. No host ever holds a whole model.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from align_jax.config import Config, DataConfig, ModelConfig, PartConfig
 from align_jax.connectors import CONNECTORS
+from align_jax.data.example import Example
+from align_jax.data.render import Renderer
 from align_jax.decoders import DECODERS
 from align_jax.decoders.lora import Lora, is_adapter
 from align_jax.errors import InputError
@@ -54,6 +57,7 @@ class Parts:
     tokens_per_image: T.
     copies: connector parameter -> the decoder's that it starts as.
     make: layout -> the module.
+    around: the connector's special tokens before and after an image's T.
   """
   model: nn.Module
   config: ModelConfig
@@ -62,6 +66,7 @@ class Parts:
   tokens_per_image: int
   copies: Mapping[str, str]
   make: Callable[[Layout], nn.Module]
+  around: tuple[Sequence[int], Sequence[int]] = ((), ())
 
   @functools.cached_property
   def tokenizer(self) -> Any:
@@ -79,6 +84,19 @@ class Parts:
       raise InputError(f"model.{name} has no weights and no tokenizer; set "
                        f"model.{name}.tokenizer to a folder that holds one")
     return load_tokenizer(source)
+
+  def renderer(self, data: DataConfig) -> Renderer:
+    """Conversations to tokens, images expanded as the connector makes them."""
+    return Renderer(self.tokenizer, data.template, self.tokens_per_image,
+                    self.config.prompt_tokens, self.around, data.images_first)
+
+  @functools.cached_property
+  def annotate(self) -> Callable[[Example], dict[str, np.ndarray]] | None:
+    """An example -> what its connector reads of it, see `extras`; or None."""
+    if self.config.kind != "vlm":
+      return None
+    connector = self.config.connector
+    return CONNECTORS.get(connector.kind).annotator(**connector.options)
 
   @functools.cached_property
   def processor(self) -> Any:
@@ -131,7 +149,8 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
       specs=_given(tower=tower_spec, decoder=decoder_spec,
                    connector=connector_spec),
       image_size=tower.image_size,
-      tokens_per_image=kind.tokens_out(patches, **options))
+      tokens_per_image=kind.tokens_out(patches, **options),
+      around=kind.around(**options))
 
 
 def _clip(config: ModelConfig, layout: Layout) -> Parts:

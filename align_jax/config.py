@@ -125,6 +125,8 @@ class DataConfig:
   Attributes:
     sources: by name.
     template: "chat" (the tokenizer's own), "plain" or "caption".
+    images_first: all images of a sample stand before the text of its first
+      user turn, in their order; else where the text has them (interleaved).
     rows: B, rows of a global batch.
     row_length: L, tokens in a row.
     images_per_row: N, image slots in a row.
@@ -137,6 +139,7 @@ class DataConfig:
   """
   sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
   template: str = "chat"
+  images_first: bool = False
   rows: int = 8
   row_length: int = 256
   images_per_row: int = 1

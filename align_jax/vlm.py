@@ -53,7 +53,8 @@ class VLM(nn.Module):
     """The training pass.
 
     Args:
-      batch: as in data/batch.py.
+      batch: as in data/batch.py; "keys", keys[B], a random key a row, makes
+        parts draw that do so in training.
 
     Returns:
       hidden f[B,L,D] after the final norm; head_vd and embed_vd f[V,D];
@@ -62,7 +63,8 @@ class VLM(nn.Module):
     """
     visual = self.encode_images(batch)
     x = self.embed(batch["tokens"], batch["visual_index"], visual)
-    hidden, _ = self.decoder(x, batch["positions"], batch["segment_ids"])
+    hidden, _ = self.read(x, batch["positions"], batch["segment_ids"], visual,
+                          batch["visual_index"], batch.get("loss_weights"))
     return {
         "hidden": hidden,
         "head_vd": self.decoder.head_vd(),
@@ -110,11 +112,12 @@ class VLM(nn.Module):
         tower, images, batch["image_boxes"])
 
   def connect(self, features: jax.Array, image_segment_ids: jax.Array,
-              extras: dict[str, jax.Array] | None = None) -> ConnectorOutput:
+              extras: dict[str, jax.Array] | None = None,
+              keys: jax.Array | None = None) -> ConnectorOutput:
     """features f[B,N,P,C] -> visual tokens f[B,N,T,D], special tokens."""
     context = Context(self.decoder.embed_vd(), image_segment_ids,
                       extras or {}, self.decoder.head_vd(),
-                      self.decoder.config.embed_scale)
+                      self.decoder.config.embed_scale, keys)
     visual = self.connector(features, image_segment_ids > 0, context)
     if not self.prompt_tokens:
       return visual
@@ -127,7 +130,7 @@ class VLM(nn.Module):
   def encode_images(self, batch: dict[str, Any]) -> ConnectorOutput:
     """images u8[B,N,H,W,3], image_boxes, image_segment_ids -> tokens."""
     return self.connect(self.features(batch), batch["image_segment_ids"],
-                        batch.get("extras"))
+                        batch.get("extras"), batch.get("keys"))
 
   def embed(self, tokens: jax.Array, visual_index: jax.Array,
             visual: ConnectorOutput) -> jax.Array:
@@ -141,6 +144,44 @@ class VLM(nn.Module):
     x = insert_tokens(self.decoder.embed(tokens), bank, visual_index)
     return self.layout.constrain(x, "bl.")
 
+  def read(self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array,
+           visual: ConnectorOutput, visual_index: jax.Array,
+           loss_weights: jax.Array | None = None,
+           cache: Any = None) -> tuple[jax.Array, Any]:
+    """Prompts whole, so that a connector may look again: see
+    `Connector.feedback_layer`.
+
+    Args:
+      x: f[B,L,D], the decoder's input.
+      positions: i32[B,L].
+      segment_ids: i32[B,L].
+      visual: what x was made with.
+      visual_index: i32[B,L], likewise.
+      loss_weights: f32[B,L]; a sample's prompt ends where they begin, and
+        where there are none with the sample.
+      cache: as the decoder takes it.
+
+    Returns:
+      (hidden f[B,L,D], cache).
+    """
+    layer, between = self.connector.feedback_layer, None
+    if layer:
+      slots = visual.again["image_segment_ids"]
+      last = _prompt_ends(segment_ids, slots, loss_weights)
+      context = Context(self.decoder.embed_vd(), slots)
+
+      def look_again(hidden: jax.Array) -> jax.Array:
+        asked = jnp.take_along_axis(hidden, last[..., None], axis=1)
+        added = self.connector(visual.again["features"], slots > 0, context,
+                               asked=asked).tokens
+        bank = added.reshape(added.shape[0], -1, added.shape[-1])
+        index = jnp.where(visual_index < bank.shape[1], visual_index, -1)
+        return hidden + insert_tokens(jnp.zeros_like(hidden), bank, index)
+
+      between = (layer, look_again)
+    return self.decoder(x, positions, segment_ids, cache=cache,
+                        between=between)
+
   def decode(self, x: jax.Array, positions: jax.Array,
              segment_ids: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
     """One chunk of generation: f[B,L,D] -> (hidden f[B,L,D], cache)."""
@@ -149,3 +190,19 @@ class VLM(nn.Module):
   def logits(self, hidden: jax.Array) -> jax.Array:
     """f[...,D] -> f32[...,V]."""
     return self.decoder.logits(hidden)
+
+
+def _prompt_ends(segment_ids: jax.Array, slots: jax.Array,
+                 loss_weights: jax.Array | None) -> jax.Array:
+  """i32[B,N]: where the prompt of each image's sample ends in its row.
+
+  That is the first position whose next token is supervised, or the sample's
+  last.
+  """
+  here = segment_ids[:, None, :] == slots[:, :, None]
+  places = jnp.arange(segment_ids.shape[1])
+  end = jnp.where(here, places, -1).max(-1)
+  if loss_weights is not None:
+    marked = here & (loss_weights > 0)[:, None, :]
+    end = jnp.where(marked.any(-1), marked.argmax(-1), end)
+  return jnp.maximum(end, 0)

@@ -88,7 +88,7 @@ def _show(args: argparse.Namespace) -> Found:
   from align_jax.build import build
   from align_jax.data.images import ImageReader
   from align_jax.data.pipeline import open_source
-  from align_jax.data.render import Renderer, show
+  from align_jax.data.render import show
   from align_jax.parallel.layout import Layout
   from align_jax.validate import validate
 
@@ -99,8 +99,7 @@ def _show(args: argparse.Namespace) -> Found:
       raise InputError(f"no source {name!r} in data.sources"
                        f"{nearest(name, config.data.sources)}")
   parts = build(config.model, Layout())
-  renderer = Renderer(parts.tokenizer, config.data.template,
-                      parts.tokens_per_image, config.model.prompt_tokens)
+  renderer = parts.renderer(config.data)
   reader = ImageReader(parts.processor, parts.image_size,
                        config.data.max_pixels)
   shown: list[dict[str, Any]] = []

@@ -189,7 +189,9 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   loaded = load_run(workdir, unfinished=args.unfinished)
   scored = evaluation(workdir, loaded.config.eval.task, loaded.step)
   images, asked = chosen(loaded, args, scored is not None)
-  seen = look.look(loaded, images, args.words)
+  # A connector that reads the question sees the first of each image.
+  seen = look.look(loaded, images, args.words, [
+      questions[0]["question"] if questions else "" for questions in asked])
   folder = workdir / "inspect"
   folder.mkdir(exist_ok=True)
   for old in folder.glob("image_*.png"):

@@ -1,9 +1,14 @@
-"""LLaVA-1.5's connector: two linear maps around a GELU (arXiv 2310.03744)."""
+"""LLaVA-1.5's connector: two linear maps around a GELU (arXiv 2310.03744).
+
+And two controls for comparisons with ALIGN, without which a win means little:
+`mlp_wide` spends ALIGN's parameters, `mlp_ln` has its LayerNorms.
+"""
 
 import flax.linen as nn
 import jax
 
 from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
+from align_jax.ops.norms import layer_norm
 
 
 class MLP(Connector):
@@ -13,12 +18,23 @@ class MLP(Connector):
   F = D as published. The GELU is the exact one (erf).
   """
 
+  def hidden(self, width: int) -> int:
+    """F, for features of this width."""
+    del width
+    return self.dim_out
+
+  def norm(self, name: str, x: jax.Array) -> jax.Array:
+    """What is done before the GELU ("in") and at the end ("out")."""
+    del name
+    return x
+
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,
                context: Context) -> ConnectorOutput:
     """features f[B,N,P,C] -> tokens f[B,N,P,D]."""
     del image_mask, context
-    width, hidden = features.shape[-1], self.dim_out
+    width = features.shape[-1]
+    hidden = self.hidden(width)
     init, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
     in_cf = self.param("in_cf", init, (width, hidden)).astype(self.dtype)
     in_f = self.param("in_bias_f", zeros, (hidden,)).astype(self.dtype)
@@ -26,6 +42,43 @@ class MLP(Connector):
         self.dtype)
     out_d = self.param("out_bias_d", zeros, (self.dim_out,)).astype(self.dtype)
     x = features.astype(self.dtype) @ in_cf + in_f
-    x = nn.gelu(self.layout.constrain(x, "b..f"), approximate=False)
-    return ConnectorOutput(
-        self.layout.constrain(x @ out_fd + out_d, "b..."))
+    x = self.norm("in", self.layout.constrain(x, "b..f"))
+    x = self.norm("out", nn.gelu(x, approximate=False) @ out_fd + out_d)
+    return ConnectorOutput(self.layout.constrain(x, "b..."))
+
+
+class WideMLP(MLP):
+  """The MLP, as wide as ALIGN is large.
+
+  F is where F (C + 1 + D) + D comes nearest to ALIGN's C D + V D + 2 D + 2 V
+  parameters.
+  """
+
+  def hidden(self, width: int) -> int:
+    """F, for features of this width."""
+    d, v = self.dim_out, self.vocab_size
+    align = width * d + v * d + 2 * d + 2 * v
+    return max(round((align - d) / (width + 1 + d)), 1)
+
+
+class NormedMLP(MLP):
+  """The MLP with ALIGN's LayerNorms: after each of the two linear maps.
+
+  Parameters: the MLP's, and `in_norm_scale_f`, `in_norm_bias_f`,
+  `out_norm_scale_d`, `out_norm_bias_d`; eps 1e-5.
+
+  Attributes:
+    gain: initial gain of the last norm. A token starts with the length
+      gain * sqrt(D), whatever the features.
+  """
+  gain: float = 1.0
+
+  def norm(self, name: str, x: jax.Array) -> jax.Array:
+    """What is done before the GELU ("in") and at the end ("out")."""
+    letter, start = ("f", 1.0) if name == "in" else ("d", self.gain)
+    size = (x.shape[-1],)
+    scale = self.param(f"{name}_norm_scale_{letter}",
+                       nn.initializers.constant(start), size)
+    bias = self.param(f"{name}_norm_bias_{letter}", nn.initializers.zeros,
+                      size)
+    return layer_norm(x, scale, bias, eps=1e-5)

@@ -70,13 +70,15 @@ class Pipeline:
     seed: decides the order, with the number of a stream.
     quarantine: where bad samples go if `config.on_bad_sample` says so.
     extras: shapes [B,S,...] of fields beyond those of every batch.
+    annotate: makes those that sources do not give, example by example.
   """
 
   def __init__(self, config: DataConfig, mixture: Mapping[str, float],
                renderer: Renderer, reader: ImageReader, seed: int,
                quarantine: str | Path | Quarantine | None = None,
                sources: Mapping[str, Source] | None = None,
-               extras: rows.Extras | None = None):
+               extras: rows.Extras | None = None,
+               annotate: rows.Annotate | None = None):
     """See the class.
 
     Args:
@@ -84,6 +86,7 @@ class Pipeline:
       quarantine: the file that lists bad samples, or a Quarantine.
       sources: opened ones, which spares opening them again.
       extras: attribute; none by default.
+      annotate: attribute.
 
     Raises:
       InputError: a config that cannot give batches.
@@ -112,7 +115,7 @@ class Pipeline:
                    spec.shape[1:2], default=0) < 1]
     if faults:
       raise InputError("\n".join(faults))
-    self.extras = dict(extras or {})
+    self.extras, self.annotate = dict(extras or {}), annotate
     self.config, self.mixture, self.seed = config, mixture, seed
     self.renderer, self.reader = renderer, reader
     self.quarantine = (quarantine if isinstance(quarantine, Quarantine)
@@ -183,7 +186,8 @@ class _Load:
     rendered = self.pipeline.renderer(example)
     if excess := rows.over_budget(rendered, config):
       raise BadSample(example["origin"], excess)
-    extras = rows.extras_of(example, self.pipeline.extras)
+    extras = rows.extras_of(rows.annotated(example, self.pipeline.annotate),
+                            self.pipeline.extras)
     images = np.zeros((rendered.n_images, reader.size, reader.size, 3),
                       np.uint8)
     boxes = np.zeros((rendered.n_images, 4), np.int32)

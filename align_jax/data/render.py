@@ -15,7 +15,8 @@ Spans: a template with {% generation %} blocks states them itself. Any other
 is rendered for each answer twice, up to the point where the answer begins and
 up to where it ends; both must be beginnings of the whole, which is checked.
 
-`<image>` becomes T positions. Our copy of the tokenizer has it as a special
+`<image>` becomes T positions, and those of the connector's special tokens that
+stand around an image. Our copy of the tokenizer has it as a special
 token, so that it is never split and no other token runs across it; the
 model's vocabulary needs none.
 """
@@ -41,6 +42,9 @@ TEMPLATES = ("chat", "plain", "caption")
 PLAIN = ("{% for message in messages %}{{ message['content'] }}"
          "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
          "{{ '\\n' }}{% endfor %}")
+
+# A placeholder with the end of its line, if that is all the line holds.
+_PLACE = re.compile(rf"^{PLACEHOLDER}\n|{PLACEHOLDER}", re.MULTILINE)
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -94,10 +98,15 @@ class Renderer:
     tokens_per_image: T.
     prompt_tokens: how many learned tokens stand before a sample, after its
       bos: the first special tokens of its row.
+    around: numbers of the connector's special tokens, which follow those,
+      that stand before and after an image's T.
+    images_first: images stand before the text of the first user turn.
   """
 
   def __init__(self, tokenizer: Any, template: str, tokens_per_image: int,
-               prompt_tokens: int = 0):
+               prompt_tokens: int = 0,
+               around: tuple[Sequence[int], Sequence[int]] = ((), ()),
+               images_first: bool = False):
     if template not in TEMPLATES:
       raise InputError(f"template {template!r} is not one of "
                        f"{', '.join(TEMPLATES)}{nearest(template, TEMPLATES)}")
@@ -111,6 +120,7 @@ class Renderer:
     self.template = template
     self.tokens_per_image = tokens_per_image
     self.prompt_tokens = prompt_tokens
+    self.around, self.images_first = around, images_first
     # A copy of our own: it has a placeholder token, threads share it, and
     # nobody else's truncation or padding settings can reach it.
     self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -139,6 +149,7 @@ class Renderer:
       TemplateError: no mask can be found with this template.
     """
     self._check(example)
+    example = self._placed(example)
     messages = example["conversation"]
     if self.template == "caption":
       return self._caption(example)
@@ -162,7 +173,8 @@ class Renderer:
       messages.pop()
     example = {**example, "conversation": messages}
     self._check(example)
-    text = self._render(example, messages, generation=True)
+    example = self._placed(example)
+    text = self._render(example, example["conversation"], generation=True)
     return self._tokens(example, text, [])
 
   def _check(self, example: Example) -> None:
@@ -172,6 +184,24 @@ class Renderer:
       raise BadSample(
           example["origin"], f"{written} {PLACEHOLDER} placeholder(s) in the "
           f"conversation for {len(example['images'])} image(s)")
+
+  def _placed(self, example: Example) -> Example:
+    """The example with its images where they shall stand.
+
+    Raises:
+      BadSample: images are to come first, and no user speaks.
+    """
+    if not self.images_first or not example["images"]:
+      return example
+    bare = [{**m, "content": _PLACE.sub("", m["content"])}
+            for m in example["conversation"]]
+    first = next((m for m in bare if m["role"] == "user"), None)
+    if first is None:
+      raise BadSample(example["origin"], "images come first in the first user "
+                      "turn, and the conversation has none")
+    first["content"] = (PLACEHOLDER * len(example["images"]) + "\n"
+                        + first["content"])
+    return {**example, "conversation": bare}
 
   def _render(self, example: Example, messages: Sequence[Message],
               generation: bool) -> str:
@@ -237,9 +267,12 @@ class Renderer:
     images, size = 0, self.tokens_per_image
     for token, (start, end) in zip(coded.ids, coded.offsets):
       if token == self._placeholder:
-        ids += [self._pad] * size
-        marks += [False] * size
-        visual += range(images * size, (images + 1) * size)
+        before, after = ([-2 - self.prompt_tokens - x for x in part]
+                         for part in self.around)
+        shown = [*before, *range(images * size, (images + 1) * size), *after]
+        ids += [self._pad] * len(shown)
+        marks += [False] * len(shown)
+        visual += shown
         images += 1
         continue
       if begins.intersection(range(start + 1, end)):

@@ -14,7 +14,7 @@ What connectors and objectives declare beyond these (`extras`, see batch.py)
 has a budget each as well: one entry a sample.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -29,7 +29,9 @@ from align_jax.data.render import Rendered
 OPEN_ROWS = 8
 
 Extras = Mapping[str, jax.ShapeDtypeStruct]
-_EXTRA = "extras/"  # before a field's name, while rows are packed
+# An example -> its own entries of `extras`, see connectors/protocol.py.
+Annotate = Callable[[Example], dict[str, np.ndarray]]
+ENTRY = "extras/"  # before a field's name, while rows are packed
 
 
 def over_budget(rendered: Rendered, config: DataConfig) -> str:
@@ -58,8 +60,20 @@ def extras_of(example: Example, declared: Extras) -> dict[str, np.ndarray]:
       raise BadSample(
           example["origin"], f"extras[{name!r}] is {entry.dtype}"
           f"{list(entry.shape)}, not {spec.dtype}{list(spec.shape[2:])}")
-    found[_EXTRA + name] = entry[None]
+    found[ENTRY + name] = entry[None]
   return found
+
+
+def annotated(example: Example, annotate: Annotate | None) -> Example:
+  """The example with the fields that `annotate` makes of it.
+
+  Raises:
+    BadSample: no field can be made.
+  """
+  if annotate is None:
+    return example
+  made = annotate(example) | example.get("extras", {})
+  return {**example, "extras": made}
 
 
 def element(rendered: Rendered, images: np.ndarray,
@@ -84,7 +98,7 @@ def pack(samples: grain.IterDataset, config: DataConfig,
                           config.row_length)
   lengths |= dict.fromkeys(("images", "boxes"), config.images_per_row)
   lengths["labels"] = config.labels_per_row
-  lengths |= {_EXTRA + n: s.shape[1] for n, s in (extras or {}).items()}
+  lengths |= {ENTRY + n: s.shape[1] for n, s in (extras or {}).items()}
   return grain.experimental.FirstFitPackIterDataset(
       samples, length_struct=lengths,
       padding_struct={**dict.fromkeys(lengths), "visual": -1},
@@ -123,5 +137,5 @@ def row(packed: dict[str, Any], tokens_per_image: int, images_per_row: int,
       "image_segment_ids": image_segments,
       "image_boxes": packed["boxes"],
       "visual_index": np.where(visual == -1, -1, index).astype(np.int32),
-      "extras": {name: packed[_EXTRA + name] for name in extras or {}},
+      "extras": {name: packed[ENTRY + name] for name in extras or {}},
   }

@@ -391,6 +391,7 @@ class Decoder(nn.Module):
       segment_ids: jax.Array,
       cache: KVCache | None = None,
       return_all: bool = False,
+      between: tuple[int, Callable[[jax.Array], jax.Array]] | None = None,
   ) -> tuple[jax.Array, KVCache | None]:
     """Reads embeddings; attends within a sample and, with a cache, to it.
 
@@ -400,6 +401,8 @@ class Decoder(nn.Module):
       segment_ids: i32[B,L], 0 for padding, which may lie anywhere.
       cache: what was read before; see `KVCache`.
       return_all: every hidden state instead of the last.
+      between: (n, change): the residual stream after n layers is changed
+        before the others read it.
 
     Returns:
       (hidden, cache): hidden f[B,L,D] after the final norm or, with
@@ -423,8 +426,19 @@ class Decoder(nn.Module):
                  q_positions=positions, kv_positions=kv_positions)
     if len(set(c.windows)) > 1 or c.local_rope_theta:
       scanned["window"] = jnp.array(c.windows, jnp.int32)
-    x, new = self.layers(x.astype(self.dtype), self._rope(where), where, cursor,
-                         scanned=scanned, return_all=return_all)
+    run = functools.partial(self.layers, scanned=scanned)
+    shared = (self._rope(where), where, cursor)
+    if between is None:
+      x, new = run(x.astype(self.dtype), *shared, return_all=return_all)
+    else:
+      at, change = between
+      if not 0 < at < c.layers or return_all:
+        raise ValueError(f"between layers 1 and {c.layers} of this decoder, "
+                         f"not after {at}; and not with return_all")
+      x, early = run(x.astype(self.dtype), *shared, last=at)
+      x = change(collect(x, layout) if dealt else x)
+      x, late = run(spread(x, layout) if dealt else x, *shared, first=at)
+      new = jax.tree.map(lambda *parts: jnp.concatenate(parts), early, late)
     if dealt:
       x = collect(x, layout, axis=1 + return_all)
     if cache is not None:

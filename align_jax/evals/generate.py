@@ -72,7 +72,9 @@ class Generator:
       raise ValueError("generation needs at least one stop token")
     self.model, self.params = model, params
     self.stop = jnp.asarray(sorted(set(stop)), jnp.int32)
-    self.rows, self.noise, self.seed, self.share = rows, noise, seed, share
+    self.rows, self.noise, self.seed = rows, noise, seed
+    # A prompt whose end decides what its images hold is read in one piece.
+    self.share = share and not model.connector.feedback_layer
 
   def generate(
       self,
@@ -159,8 +161,8 @@ class Generator:
     """Runs `answer` over all prompts, batch by batch."""
     out: list[Any] = [None] * len(prompts)
     for wave in cut.waves(cut.groups(prompts, self.share), self.rows):
-      visual, per_image = self._encode([g.images for g in wave], read)
       first = [prompts[g.members[0]] for g in wave]
+      visual, per_image = self._encode(first, read)
       length = cut.bucket(max(g.shared for g in wave))
       places = visual.tokens.shape[1] * per_image
       prefix = self._prefix(wave, first, length, places, visual)
@@ -183,9 +185,10 @@ class Generator:
         progress(len(part))
     return out
 
-  def _encode(self, keys: Sequence[Hashable], read: ReadImages | None
+  def _encode(self, prompts: Sequence[Prompt], read: ReadImages | None
               ) -> tuple[ConnectorOutput, int]:
-    """Visual tokens of sets of images, and T."""
+    """Visual tokens of these prompts' images, and T."""
+    keys = [p.images for p in prompts]
     u = cut.rows_for(len(keys), self.rows)
     size = self.model.tower.config.image_size
     sets = [(np.zeros((0, size, size, 3), np.uint8),
@@ -195,7 +198,9 @@ class Generator:
     batch = {
         "images": np.zeros((u, n, size, size, 3), np.uint8),
         "image_boxes": np.zeros((u, n, 4), np.int32),
-        "image_segment_ids": np.zeros((u, n), np.int32)}
+        "image_segment_ids": np.zeros((u, n), np.int32),
+        # The prompt is its row's only sample.
+        "extras": cut.stack_extras(prompts, u)}
     for i, (images, boxes) in enumerate(sets):
       batch["images"][i, :len(images)] = images
       batch["image_boxes"][i, :len(images)] = boxes
@@ -283,15 +288,21 @@ def _encode(model: nn.Module, noisy: bool, params: Any,
     keys = jax.vmap(lambda d: jax.random.fold_in(root, d))(draws)
     features = jax.vmap(draw)(keys, features)
   visual = _call(model, params, "connect", features,
-                 batch["image_segment_ids"])
+                 batch["image_segment_ids"], batch["extras"])
   kept = {k: v for k, v in visual.aux.items() if k == "special_xd"}
-  return ConnectorOutput(visual.tokens, kept)
+  return visual.replace(aux=kept)
 
 
 def _read(model: nn.Module, params: Any, visual: ConnectorOutput,
-          chunk: Chunk, cache: KVCache) -> tuple[jax.Array, KVCache]:
+          chunk: Chunk, cache: KVCache,
+          whole: bool = False) -> tuple[jax.Array, KVCache]:
+  """Reads a chunk into the cache; `whole`: with it prompts begin and end."""
   x = _call(model, params, "embed", chunk.tokens, chunk.visual_index, visual)
-  hidden, cache = _call(model, params, "decode", x, *chunk.places(), cache)
+  if whole:
+    hidden, cache = _call(model, params, "read", x, *chunk.places(), visual,
+                          chunk.visual_index, None, cache)
+  else:
+    hidden, cache = _call(model, params, "decode", x, *chunk.places(), cache)
   layout = model.layout
   return hidden, cache.replace(k=layout.constrain(cache.k, ".b.h."),
                                v=layout.constrain(cache.v, ".b.h."))
@@ -322,8 +333,9 @@ def _resume(model: nn.Module, params: Any, prefix: KVCache | None,
         cache.positions.at[:, :before].set(taken.positions),
         cache.segment_ids.at[:, :before].set(taken.segment_ids),
         jnp.asarray(before, jnp.int32))
-  visual = ConnectorOutput(visual.tokens[rows], visual.aux)
-  hidden, cache = _read(model, params, visual, chunk, cache)
+  visual = visual.take_rows(rows)
+  hidden, cache = _read(model, params, visual, chunk, cache,
+                        whole=prefix is None)
   last = jnp.maximum(chunk.length - 1, 0)
   hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
   return _call(model, params, "logits", hidden), cache, visual

@@ -13,7 +13,7 @@ shapes are compiled.
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,15 +27,27 @@ class Prompt:
     visual: i32[n]; -1 text, slot * T + t a visual token, -2 - x special x.
     images: names the set of images; equal names are encoded once. None for
       text alone.
+    extras: what the connector reads of the prompt, such as its instruction:
+      images are then encoded once for each of these.
   """
   tokens: np.ndarray
   visual: np.ndarray
   images: Hashable = None
+  extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  @property
+  def encoded(self) -> Hashable:
+    """Equal for prompts whose visual tokens are the same."""
+    if self.images is None:
+      return None
+    return self.images, tuple((name, self.extras[name].tobytes())
+                              for name in sorted(self.extras))
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Prompts over one set of images; `shared` is their prefix's length."""
+  """Prompts over the same visual tokens; `shared` is their prefix's length.
+  """
   images: Hashable
   shared: int
   members: tuple[int, ...]
@@ -70,18 +82,19 @@ def shared_prefix(prompts: Sequence[Prompt]) -> int:
 
 
 def groups(prompts: Sequence[Prompt], share: bool = True) -> list[Group]:
-  """Prompts by their images, longest prefix first.
+  """Prompts by their visual tokens, longest prefix first.
 
   Args:
     prompts: to be cut.
     share: False reads every prompt whole.
   """
-  by_images: dict[Hashable, list[int]] = defaultdict(list)
+  alike: dict[Hashable, list[int]] = defaultdict(list)
   for i, prompt in enumerate(prompts):
-    by_images[prompt.images].append(i)
-  found = [Group(images, shared_prefix([prompts[i] for i in members])
+    alike[prompt.encoded].append(i)
+  found = [Group(prompts[members[0]].images,
+                 shared_prefix([prompts[i] for i in members])
                  if share else 0, tuple(members))
-           for images, members in by_images.items()]
+           for members in alike.values()]
   return sorted(found, key=lambda g: -g.shared)
 
 
@@ -112,4 +125,16 @@ def lengths(arrays: Sequence[np.ndarray], rows: int) -> np.ndarray:
   """i32[rows], 0 for rows that are padding."""
   out = np.zeros(rows, np.int32)
   out[:len(arrays)] = [len(a) for a in arrays]
+  return out
+
+
+def stack_extras(prompts: Sequence[Prompt],
+                 rows: int) -> dict[str, np.ndarray]:
+  """{name: [rows,1,...]}: each prompt's own, zeros for text alone."""
+  known = {name: x for p in prompts for name, x in p.extras.items()}
+  out = {}
+  for name, x in known.items():
+    out[name] = np.zeros((rows, 1, *x.shape), x.dtype)
+    for row, prompt in zip(out[name], prompts):
+      row[0] = prompt.extras.get(name, 0)
   return out

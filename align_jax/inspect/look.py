@@ -42,15 +42,26 @@ class Look:
   mean_probs: np.ndarray | None = None
 
 
-def look(run: Run, images: Sequence[Any], k: int = 5) -> Look:
-  """Encodes images and reads their visual tokens."""
-  tokens = run.visual_tokens(images)
+def look(run: Run, images: Sequence[Any], k: int = 5,
+         asked: Sequence[str] = ()) -> Look:
+  """Encodes images and reads their visual tokens.
+
+  Args:
+    run: whose tokens.
+    images: each is encoded alone.
+    k: words a token.
+    asked: a question for each image, for connectors that read it; none is
+      the empty one.
+  """
+  asked = list(asked) or [""] * len(images)
+  tokens = run.visual_tokens(images, asked)
   flat = tokens.reshape(-1, tokens.shape[-1])
   seen = Look(run.read(images)[0], tokens,
               words.nearest_words(flat, run.embeddings, k))
   parts = []
-  for image in images:  # one at a time: T * V numbers each
-    probs = run.distribution([image])
+  # One image at a time: T * V numbers each.
+  for image, text in zip(images, asked):
+    probs = run.distribution([image], text)
     if probs is None:
       return seen
     probs = probs[0]

@@ -81,7 +81,6 @@ def assemble(config: Config, workdir: Path) -> Job:
   from align_jax.data import batch as batches
   from align_jax.data.images import ImageReader
   from align_jax.data.pipeline import Pipeline
-  from align_jax.data.render import Renderer
   from align_jax.objectives import make_objective
   from align_jax.parallel.mesh import make_mesh
   from align_jax.plan.check import head_faults
@@ -93,8 +92,7 @@ def assemble(config: Config, workdir: Path) -> Job:
     raise ConfigError(config.name, faults)
   patterns = [p for stage in config.stages for p in stage.train]
   rows = batches.local_rows(mesh, config.data.rows)
-  renderer = Renderer(parts.tokenizer, config.data.template,
-                      parts.tokens_per_image, config.model.prompt_tokens)
+  renderer = parts.renderer(config.data)
   reader = ImageReader(parts.processor, parts.image_size,
                        config.data.max_pixels)
   suffix = (f".{jax.process_index()}" if jax.process_count() > 1 else "")
@@ -105,7 +103,8 @@ def assemble(config: Config, workdir: Path) -> Job:
     seed = 1000 * config.seed + config.stages.index(stage)
     pipeline = Pipeline(config.data, stage.data, renderer, reader, seed,
                         quarantine=workdir / f"quarantine{suffix}.jsonl",
-                        sources=opened, extras=declared(config, stage))
+                        sources=opened, extras=declared(config, stage),
+                        annotate=parts.annotate)
     opened.update(pipeline.sources)
     return pipeline.rows_for(rows)
 

@@ -41,7 +41,8 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
   """The jitted step of a stage.
 
   Args:
-    model: `model.apply({"params": tree}, batch) -> outputs`.
+    model: `model.apply({"params": tree}, batch) -> outputs`; the batch has
+      a random key a row more, "keys".
     objectives: name -> (objective, its weight in the loss).
     tx: the optimizer.
     share: the schedule, for the metrics.
@@ -63,7 +64,8 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
               batch: Batch, rows: jax.Array, step: jax.Array,
               totals: Metrics) -> tuple[jax.Array, Metrics]:
     params = unflatten(merge(trained, frozen))
-    outputs = model.apply({"params": params}, batch)
+    draws = row_keys(seed, step, "model", rows)
+    outputs = model.apply({"params": params}, batch | {"keys": draws})
     means = {}
     for kind, (objective, _) in objectives.items():
       rng = row_keys(seed, step, kind, rows)

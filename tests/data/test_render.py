@@ -261,3 +261,36 @@ def test_smollm2_tokens_are_transformers_own(smollm2):
   prompt = Renderer(smollm2, "chat", 16).prompt(case)
   assert prompt.tokens.tolist() == smollm2.apply_chat_template(
       case["conversation"][:1], add_generation_prompt=True, return_dict=False)
+
+
+def test_a_connectors_special_tokens_stand_around_every_image(tokenizer):
+  case = CASES["two_images_two_turns"]
+  plain = Renderer(tokenizer, "chat", 3)(case)
+  framed = Renderer(tokenizer, "chat", 3, 0, ((0,), (1, 4)))(case)
+  assert len(framed) == len(plain) + 2 * 3
+  assert framed.n_labels == plain.n_labels
+  assert [v for v in framed.visual if v != -1] == [
+      -2, 0, 1, 2, -3, -6, -2, 3, 4, 5, -3, -6]
+  behind = Renderer(tokenizer, "chat", 1, 2, ((0,), ()))(CASES["one_image"])
+  assert [v for v in behind.visual if v != -1] == [-2, -3, -4, 0]
+  text = show(framed, tokenizer)
+  assert "special tokens 4-4" in text and "visual tokens 3-5" in text
+
+
+def test_images_first_or_where_the_text_has_them(tokenizer):
+  case = example("is <image> blue?", "no", "<image>\nand this?", "yes",
+                 images=2)
+  plain = Renderer(tokenizer, "chat", 1)(case)
+  first = Renderer(tokenizer, "chat", 1, images_first=True)(case)
+  assert first.text == plain.text.replace("<image>\nand", "and").replace(
+      "is <image> blue", "<image><image>\nis  blue")
+  assert [v for v in first.visual if v != -1] == [0, 1]  # their order stays
+  assert first.images == plain.images and first.n_labels == plain.n_labels
+  usual = CASES["one_image"]  # where they come first already
+  np.testing.assert_array_equal(
+      Renderer(tokenizer, "chat", 4, images_first=True)(usual).tokens,
+      Renderer(tokenizer, "chat", 4)(usual).tokens)
+  silent = example("", "see <image>", images=1)
+  silent["conversation"] = silent["conversation"][1:]
+  with pytest.raises(BadSample, match="first user turn"):
+    Renderer(tokenizer, "plain", 1, images_first=True)(silent)
