@@ -69,15 +69,12 @@ def test_the_second_look_step_by_step(world):
 
   def rest(m, x):
     from align_jax.ops.norms import rms_norm
-    from align_jax.ops.rope import rope_tables
     c = m.decoder.config
-    rope = rope_tables(batch["positions"], c.head_width, c.rope_theta,
-                       c.rope_scaling)
     where = dict(q_segments=batch["segment_ids"],
                  kv_segments=batch["segment_ids"],
                  q_positions=batch["positions"],
                  kv_positions=batch["positions"])
-    y, _ = m.decoder.layers(x, rope, where, None, first=1)
+    y, _ = m.decoder.layers(x, m.decoder._rope(where), where, None, first=1)
     return rms_norm(y, m.decoder.final_norm, c.norm_eps)
 
   want = jax.jit(lambda p, x: model.apply({"params": p}, x, method=rest))(
