@@ -127,7 +127,7 @@ def world(folder: Path) -> tuple[Any, Any, Any]:
   params["connector"] = jax.tree.map(
       lambda x: rng.normal(size=x.shape).astype("f") * 0.7,
       params["connector"])
-  params["connector"]["out_ed"] *= 5  # what the LLM sees differs clearly
+  params["connector"]["out_ed"] *= 20  # what the LLM sees differs clearly
   return parts, params, parts.annotate
 
 
