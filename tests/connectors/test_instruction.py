@@ -127,7 +127,9 @@ def world(folder: Path) -> tuple[Any, Any, Any]:
   params["connector"] = jax.tree.map(
       lambda x: rng.normal(size=x.shape).astype("f") * 0.7,
       params["connector"])
-  params["connector"]["out_ed"] *= 20  # what the LLM sees differs clearly
+  params["connector"]["out_ed"] *= 5  # what the LLM sees differs clearly,
+  layers = params["decoder"]["layers"]  # and so does what it says of it
+  layers["v_dgk"] = layers["v_dgk"] * 10
   return parts, params, parts.annotate
 
 
