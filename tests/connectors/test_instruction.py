@@ -127,9 +127,7 @@ def world(folder: Path) -> tuple[Any, Any, Any]:
   params["connector"] = jax.tree.map(
       lambda x: rng.normal(size=x.shape).astype("f") * 0.7,
       params["connector"])
-  params["connector"]["out_ed"] *= 5  # what the LLM sees differs clearly,
-  layers = params["decoder"]["layers"]  # and so does what it says of it
-  layers["v_dgk"] = layers["v_dgk"] * 10
+  params["connector"]["out_ed"] *= 5  # what the LLM sees differs clearly
   return parts, params, parts.annotate
 
 
@@ -169,8 +167,9 @@ def test_generation_sees_what_training_sees(world: Any) -> None:
   logits = np.asarray(out["hidden"][0] @ out["head_vd"].T)
   for sample, at in ((0, n - 1), (1, 2 * n - 1), (2, n - 1)):
     want = jax.nn.log_softmax(logits[at])
-    np.testing.assert_allclose(scores[sample], want, rtol=1e-4, atol=1e-4)
-  assert np.abs(scores[0] - scores[1]).max() > 1e-3
+    np.testing.assert_allclose(scores[sample], want, rtol=0, atol=2e-5)
+  # Two instructions differ by far more than these do.
+  assert np.abs(scores[0] - scores[1]).max() > 5e-4
 
 
 def test_a_run_takes_the_question_for_its_instruction(
