@@ -15,6 +15,7 @@ import align_jax
 from align_jax import api
 from align_jax.cli import evaluate as cli
 from align_jax.cli.main import main
+from align_jax.data.render import Renderer
 from align_jax.errors import InputError
 from align_jax.evals import evaluation, tasks
 from align_jax.evals.decoding import Beam
@@ -324,10 +325,9 @@ def _stop(chat: str, **special: str) -> tuple[list[str], list[str]]:
   """What ends an answer with this template, and what training asks for."""
   tokenizer = word_tokenizer(chat, **special)
   tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
-  config = SimpleNamespace(data=SimpleNamespace(template="chat"),
-                           model=SimpleNamespace(prompt_tokens=0))
-  run = api.Run(Path(), config, SimpleNamespace(
-      tokenizer=tokenizer, tokens_per_image=4), {}, 0)
+  run = api.Run(Path(), SimpleNamespace(data=None), SimpleNamespace(
+      tokenizer=tokenizer,
+      renderer=lambda data: Renderer(tokenizer, "chat", 4)), {}, 0)
   name = tokenizer.convert_ids_to_tokens
   return name(list(run.stop)), name(run.answer_tokens("yes"))
 

@@ -144,7 +144,7 @@ def test_a_mix_of_words_is_not_kept():
   model = model.clone(connector=Align(dim_out=tiny.D, vocab_size=tiny.V))
   batch = {"images": np.zeros((2, 1, tiny.SIZE, tiny.SIZE, 3), np.uint8),
            "image_boxes": np.zeros((2, 1, 4), np.int32),
-           "image_segment_ids": np.ones((2, 1), np.int32)}
+           "image_segment_ids": np.ones((2, 1), np.int32), "extras": {}}
   text = np.zeros((2, 8), np.int32)
   params = jax.eval_shape(model.init, jax.random.key(0), batch | {
       "tokens": text, "visual_index": text - 1, "positions": text,
