@@ -42,7 +42,7 @@ quickstart-full: $(VENV)/installed-quickstart
 ## The shipped tower, anew: some minutes on two cores.
 mini-clip: $(VENV)/installed-quickstart
 	$(BIN)/align-jax train --config mini/clip --workdir runs/mini_clip
-	$(BIN)/align-jax convert runs/mini_clip align_jax/weights/mini_clip
+	$(BIN)/align-jax convert export runs/mini_clip align_jax/weights/mini_clip
 
 ## Every config at scale, compiled for the devices it names: an hour or so.
 plan-all: $(VENV)/installed-full

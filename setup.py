@@ -67,7 +67,7 @@ setup(
     + ["align_jax.configs", "align_jax.configs.mini",
        "align_jax.configs.scale"],
     package_dir={"align_jax.configs": "configs"},
-    package_data={"align_jax": ["weights/**/*"]},
+    package_data={"align_jax": ["weights/**/*", "hub/remote/*.py"]},
     include_package_data=False,
     install_requires=REQUIRES,
     extras_require={

@@ -16,8 +16,9 @@ _FACES = {
     "load_run": "align_jax.api",
     "load_tower": "align_jax.hub.tower_face",
     "load_decoder": "align_jax.hub.faces",
+    "load_vlm": "align_jax.hub.whole",
 }
-__all__ = ["load_decoder", "load_run", "load_tower"]
+__all__ = ["load_decoder", "load_run", "load_tower", "load_vlm"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from align_jax.data.example import PLACEHOLDER, Example
 from align_jax.data.images import ImageLike, ImageReader, listed
 from align_jax.data.render import Renderer
 from align_jax.data.rows import ENTRY, annotated, extras_of
+from align_jax.data.tiling import Tiling
 from align_jax.errors import InputError
 from align_jax.evals.generate import Generator
 from align_jax.evals.prompts import Prompt, rows_for, stack_extras
+from align_jax.hub.pretrained import is_checkpoint
 from align_jax.train.select import flatten, unflatten
 
 
@@ -39,12 +42,18 @@ class Run:
     parts: modules, tokenizer and sizes; see `align_jax/build.py`.
     params: {"tower", "connector", "decoder"}, arrays on their devices.
     step: training steps behind these weights.
+    ends: tokens that end an answer, beside those that `stop` finds.
+    origins: of a checkpoint of others, path -> "file:key".
+    tiling: how images are cut into several tiles; None for one of them all.
   """
   workdir: Path
   config: Config
   parts: Parts
   params: Any
   step: int
+  ends: tuple[int, ...] = ()
+  origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  tiling: Tiling | None = None
 
   @property
   def model(self) -> nn.Module:
@@ -81,7 +90,7 @@ class Run:
     special = {i for i, token in known.items() if token.special}
     special |= set(self.tokenizer.all_special_ids)
     ends = [t for t in self.answer_tokens("yes") if t in special][:1]
-    stop = {*ends, self.tokenizer.eos_token_id} - {None}
+    stop = {*ends, *self.ends, self.tokenizer.eos_token_id} - {None}
     if not stop:
       raise InputError("nothing would end an answer: the tokenizer has no eos "
                        "token, and the template writes no special token after "
@@ -169,7 +178,13 @@ class Run:
 
   def prompt(self, example: Example, key: Any = None) -> Prompt:
     """An example up to its answer; `key` names its set of images."""
-    rendered = self.renderer.prompt(example)
+    places = None
+    if self.tiling is not None:
+      config = self.model.tower.config
+      places = [self.tiling.places(
+          *self.reader.size_of(image), config.image_size,
+          math.isqrt(config.patches)) for image in example["images"]]
+    rendered = self.renderer.prompt(example, places)
     return Prompt(rendered.tokens, rendered.visual, key,
                   self.extras(example) if rendered.images else {})
 
@@ -194,7 +209,20 @@ class Run:
     return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
   def read(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Images u8[I,H,W,3] as the tower sees them, and their valid boxes."""
+    """Images u8[I,H,W,3] as the tower sees them, and their valid boxes.
+
+    Where images are cut into tiles, the tiles of all, one after the other.
+    """
+    side = self.parts.image_size
+    if self.tiling is not None:
+      tiles = [self.reader.tiles(image, self.tiling)
+               for image in listed(images)]
+      pixels = np.concatenate(tiles or [np.zeros((0, side, side, 3), "u1")])
+      return pixels, np.tile(np.int32([0, 0, side, side]), (len(pixels), 1))
+    return self._whole(images)
+
+  def _whole(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
+    """As `read`, each image one tile."""
     side = self.parts.image_size
     pairs = [self.reader(image) for image in listed(images)]
     if not pairs:
@@ -218,7 +246,7 @@ class Run:
     rows = rows_for(len(images), self.config.eval.batch)
     out = []
     for at in range(0, len(images), rows):
-      pixels, boxes = self.read(images[at:at + rows])
+      pixels, boxes = self._whole(images[at:at + rows])
       count = len(pixels)
       pad = lambda x, n=rows - count: np.pad(
           x, [(0, n)] + [(0, 0)] * (x.ndim - 1))[:, None]
@@ -234,6 +262,8 @@ class Run:
 def load_run(workdir: str | Path, mesh: MeshConfig | None = None,
              unfinished: bool = False) -> Run:
   """Loads a run's last checkpoint, laid out and cast to be read.
+
+  A Hugging Face folder or id in the place of a run is read by `load_vlm`.
 
   Frozen parts come from where the run took them or from its checkpoint.
   Matrices are cast to the dtype of the computation, once; vectors stay as
@@ -253,6 +283,9 @@ def load_run(workdir: str | Path, mesh: MeshConfig | None = None,
   from align_jax.parallel.mesh import inference_mesh, make_mesh
   from align_jax.train.restore import restore, run_config
 
+  if is_checkpoint(workdir):
+    from align_jax.hub.whole import load_vlm
+    return load_vlm(workdir, mesh=mesh)
   workdir = Path(workdir)
   config = run_config(workdir)
   if config.model.kind != "vlm":

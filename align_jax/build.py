@@ -19,17 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from align_jax.config import Config, DataConfig, ModelConfig, PartConfig
+from align_jax.config import (
+  Config,
+  ConnectorConfig,
+  DataConfig,
+  ModelConfig,
+  PartConfig,
+)
 from align_jax.connectors import CONNECTORS
 from align_jax.data.example import Example
 from align_jax.data.render import Renderer
 from align_jax.decoders import DECODERS
 from align_jax.decoders.lora import Lora, is_adapter
 from align_jax.errors import InputError
-from align_jax.hub.connector_file import read_connector
+from align_jax.hub.connector_file import is_connector, read_connector
 from align_jax.hub.pretrained import (
   Spec,
-  load_params,
+  load_parts,
   load_processor,
   load_tokenizer,
   read_spec,
@@ -125,9 +131,7 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
              for k, v in config.connector.options.items()}
   patches = tower.patches + config.tower.class_token
   lora = Lora(**dataclasses.asdict(config.lora)) if config.lora.rank else None
-  connector_spec = (read_connector(config.connector.weights,
-                                   config.connector.kind)
-                    if config.connector.weights else None)
+  connector_spec = _connector_spec(config.connector)
 
   def make(layout: Layout) -> VLM:
     shared = dict(dtype=jnp.dtype(config.dtype), layout=layout)
@@ -146,11 +150,32 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
       if connector_spec is None}
   return Parts(
       model=make(layout), config=config, make=make, copies=copies,
-      specs=_given(tower=tower_spec, decoder=decoder_spec,
-                   connector=connector_spec),
+      specs=_given(tower=tower_spec, connector=connector_spec,
+                   decoder=decoder_spec),
       image_size=tower.image_size,
       tokens_per_image=kind.tokens_out(patches, **options),
       around=kind.around(**options))
+
+
+def _connector_spec(config: ConnectorConfig) -> Spec | None:
+  """The checkpoint that a connector starts as: ours, or a whole model's.
+
+  Raises:
+    InputError: weights of another connector than the config's. Options decide
+      what is computed, and weights alone do not show them.
+  """
+  if not config.weights:
+    return None
+  if is_connector(config.weights):
+    return read_connector(config.weights, config.kind)
+  spec = read_spec(config.weights, "connector")
+  theirs = dict(spec.config.options)
+  if (config.kind, dict(config.options)) != (spec.config.connector, theirs):
+    raise InputError(
+        f"model.connector: {config.weights} holds a connector {{'kind': "
+        f"{spec.config.connector!r}, 'options': {theirs}}}, the config has "
+        f"{config.kind!r} with {dict(config.options)}")
+  return spec
 
 
 def _clip(config: ModelConfig, layout: Layout) -> Parts:
@@ -295,13 +320,14 @@ def init_params(
   shapes = param_shapes(parts, mesh, patterns)
   params: dict[str, jax.Array] = {}
   origins: dict[str, str] = {}
-  for name, spec in parts.specs.items():
-    prefix = f"{name}/" if name else ""
-    wanted = {path.removeprefix(prefix): s for path, s in shapes.items()
-              if path.startswith(prefix) and not is_adapter(path)}
-    loaded, found = load_params(spec, wanted)
-    params |= {prefix + path: x for path, x in loaded.items()}
-    origins |= {prefix + path: origin for path, origin in found.items()}
+  prefixes = {name: f"{name}/" if name else "" for name in parts.specs}
+  loaded, found = load_parts(parts.specs, {
+      name: {path.removeprefix(prefix): s for path, s in shapes.items()
+             if path.startswith(prefix) and not is_adapter(path)}
+      for name, prefix in prefixes.items()})
+  for name, prefix in prefixes.items():
+    params |= {prefix + path: x for path, x in loaded[name].items()}
+    origins |= {prefix + path: o for path, o in found[name].items()}
 
   drawn = [p for p in shapes if p not in params and p not in parts.copies]
   if drawn:
@@ -316,6 +342,8 @@ def init_params(
         p: shapes[p].sharding for p in drawn})(key)
     origins |= dict.fromkeys(drawn, "initialised")
   for path, source in parts.copies.items():
+    if path in params:  # the connector has weights of its own
+      continue
     copy = jax.jit(
         lambda x, dtype=shapes[path].dtype: jnp.array(x, dtype, copy=True),
         out_shardings=shapes[path].sharding)

@@ -27,9 +27,10 @@ class PartConfig:
   """A tower, a text tower or a decoder.
 
   Attributes:
-    weights: a folder or GGUF file with pretrained weights, or
-      `pkg:PACKAGE/PATH` for a file inside an installed package. "" means
-      random initialisation at the sizes in `config`.
+    weights: a folder or GGUF file with pretrained weights, `org/name` or
+      `org/name@revision` of the Hugging Face Hub, or `pkg:PACKAGE/PATH` for a
+      file inside an installed package. "" means random initialisation at the
+      sizes in `config`.
     published: a model of `hub/published.py`. Its sizes serve to plan without
       weights; training needs `weights` too, of just these sizes.
     kind: the registered kind, needed only without the two above ("clip",
@@ -53,8 +54,8 @@ class PartConfig:
 class ConnectorConfig:
   """kind: registered name; options go to its constructor.
 
-  weights: a folder that `align-jax convert --part connector` wrote, to start
-  from; "" is a start of its own.
+  weights: what `align-jax convert export --to connector` wrote, or a whole
+  model's folder or hub id, to start from; "" is a start of its own.
   """
   kind: str = "mlp"
   options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -124,7 +125,8 @@ class DataConfig:
 
   Attributes:
     sources: by name.
-    template: "chat" (the tokenizer's own), "plain" or "caption".
+    template: "chat" (the tokenizer's own), "processor" (the same with bos
+      where the tokenizer adds one), "plain" or "caption".
     images_first: all images of a sample stand before the text of its first
       user turn, in their order; else where the text has them (interleaved).
     rows: B, rows of a global batch.

@@ -24,7 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.frozen_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "full", "attention", "dots", "offload"),
-    "data.template": ("chat", "plain", "caption"),
+    "data.template": ("chat", "processor", "plain", "caption"),
     "data.on_bad_sample": ("error", "quarantine"),
     "stages[].schedule": ("cosine", "linear", "constant"),
     "stages[].optimizer": ("adamw",),
@@ -254,14 +254,16 @@ def _parts(model: ModelConfig) -> Iterator[str]:
   from align_jax.towers import TOWERS
   from align_jax.towers.text import TextConfig
 
-  for name in PARTS[model.kind]:
-    part, where = getattr(model, name), f"model.{name}"
+  named = (*PARTS[model.kind], *(["connector"] if model.kind == "vlm" else []))
+  for name in named:
     for field in ("weights", "tokenizer"):
       try:
-        if place := getattr(part, field):
-          locate(place)
+        if place := getattr(getattr(model, name), field, ""):
+          locate(place, texts_only=True)
       except InputError as error:
-        yield f"{where}.{field}: {error}"
+        yield f"model.{name}.{field}: {error}"
+  for name in PARTS[model.kind]:
+    part, where = getattr(model, name), f"model.{name}"
     if name == "text":
       if part.config and not model.tower.weights:
         yield from _sizes(TextConfig, part.config, where, ("embed_width",))

@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  workdir = which_run.folder(args)
+  source = which_run.source(args)
   with kept_clean():
-    result = evaluate_folder(workdir, args)
+    result = evaluate_folder(source, args)
   if args.json:
     which_run.print_json(result)
   else:
@@ -64,19 +64,23 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
+def evaluate_folder(source: str | Path,
+                    args: argparse.Namespace) -> dict[str, Any]:
   """Evaluates, writes the run's files, and gives the result."""
   from align_jax.api import load_run
+  from align_jax.config import EvalConfig
   from align_jax.errors import InputError
   from align_jax.evals.evaluation import Options, evaluate
   from align_jax.evals.tasks import TASKS, open_task
+  from align_jax.hub.pretrained import is_checkpoint
   from align_jax.train.manifest import write_json
   from align_jax.train.restore import run_config
 
-  config = run_config(workdir).eval
+  others = is_checkpoint(source)
+  config = EvalConfig() if others else run_config(source).eval
   name = args.task or config.task
   if not name:
-    raise InputError(f"the config of {workdir} names no task; give --task, "
+    raise InputError(f"{source} names no task; give --task, "
                      f"one of {', '.join(TASKS.names())}")
   own = config.options if name == config.task else {}
   task = open_task(name, own | _options(args.option))
@@ -85,7 +89,8 @@ def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
       noise=tuple(args.noise), scoring=args.scoring, rows=config.batch,
       scorer=args.scorer, max_new_tokens=config.max_new_tokens, seed=args.seed,
       blind=not args.no_blind, probe=not args.no_probe)
-  loaded = load_run(workdir, unfinished=args.unfinished)
+  loaded = load_run(source, unfinished=args.unfinished)
+  workdir = loaded.workdir
   stem, about_words = name, {}
   if args.keep_words:
     from align_jax.inspect.pruning import read_words
@@ -97,11 +102,12 @@ def evaluate_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
   with _Bars() as bars:
     result, samples = evaluate(loaded, task, options, bars)
   folder = workdir / "eval"
-  folder.mkdir(exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
   lines = folder / f"{stem}.jsonl"
   lines.write_text("".join(json.dumps(row) + "\n" for row in samples),
                    encoding="utf-8")
-  result |= about(workdir) | {"samples": str(lines)} | about_words
+  result |= about(workdir) | about_words | {
+      "run": str(source), "samples": str(lines)}
   write_json(folder / f"{stem}.json", result)
   return result
 

@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  workdir = which_run.folder(args)
+  source = which_run.source(args)
   with kept_clean():
     from align_jax.api import load_run
-    loaded = load_run(workdir, unfinished=args.unfinished)
+    loaded = load_run(source, unfinished=args.unfinished)
     answer = loaded.generate(args.image, args.prompt, args.max_new_tokens)
   if args.json:
     which_run.print_json({"prompt": args.prompt, "images": args.image,

@@ -67,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
                      f"{args.what}` takes a run")
   if args.what == "labels":
     return labels(args)
-  workdir = which_run.folder(args)
   if args.what == "words":
-    return kept_words(workdir, args)
+    return kept_words(which_run.folder(args), args)
+  source = which_run.source(args)
   with kept_clean():
-    result = inspect_folder(workdir, args)
+    result = inspect_folder(source, args)
   if args.json:
     which_run.print_json(result)
     return 0
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"each is a mean of words: entropy {spread['entropy']:.2f} of "
           f"{spread['uniform']:.2f} nats, 90 % on {spread['effective_words']} "
           f"words (median)")
-  print(f"pictures and words: {workdir / 'inspect'}")
+  print(f"pictures and words: {Path(result['report']).parent}")
   scored = result["evaluation"]
   line = f"report: {result['report']}"
   if scored:
@@ -177,7 +177,8 @@ def labels(args: argparse.Namespace) -> int:
   return 0
 
 
-def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
+def inspect_folder(source: str | Path,
+                   args: argparse.Namespace) -> dict[str, Any]:
   """Looks, writes the files, and gives what was found."""
   from align_jax.api import load_run
   from align_jax.errors import InputError
@@ -186,14 +187,15 @@ def inspect_folder(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
 
   if args.images < 1 or args.words < 1:
     raise InputError("--images and --words are at least 1")
-  loaded = load_run(workdir, unfinished=args.unfinished)
+  loaded = load_run(source, unfinished=args.unfinished)
+  workdir = loaded.workdir
   scored = evaluation(workdir, loaded.config.eval.task, loaded.step)
   images, asked = chosen(loaded, args, scored is not None)
   # A connector that reads the question sees the first of each image.
   seen = look.look(loaded, images, args.words, [
       questions[0]["question"] if questions else "" for questions in asked])
   folder = workdir / "inspect"
-  folder.mkdir(exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
   for old in folder.glob("image_*.png"):
     old.unlink()
   drawn, files = [], []

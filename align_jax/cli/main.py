@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "study": ("align_jax.cli.study", "run the cells of a comparison"),
     "plan": ("align_jax.cli.plan", "say what a run will take, anywhere"),
     "data": ("align_jax.cli.data", "show rendered examples, build data"),
-    "convert": ("align_jax.cli.convert", "write a run for Hugging Face"),
+    "convert": ("align_jax.cli.convert", "write and check files of weights"),
     "bench": ("align_jax.cli.bench", "measure speed and memory"),
 }
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.errors import InputError
+from align_jax.hub.locate import is_id, locate
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
   """RUN, or --workdir RUN; --unfinished; --json."""
   parser.add_argument("run", nargs="?", metavar="RUN",
-                      help="the folder of a run")
+                      help="the folder of a run; or a Hugging Face folder or "
+                      "id, whose results go to runs/hub/NAME")
   parser.add_argument("--workdir", metavar="RUN",
                       help="the same, as `train` has it")
   parser.add_argument("--unfinished", action="store_true",
@@ -36,6 +38,19 @@ def folder(args: argparse.Namespace) -> Path:
     raise InputError(f"there is no folder {path}; align-jax train --workdir "
                      "makes a run")
   return path
+
+
+def source(args: argparse.Namespace) -> str | Path:
+  """The run's folder, or what `load_vlm` takes in its place.
+
+  Raises:
+    InputError: none is given, two are, or it is neither.
+  """
+  given = [name for name in (args.run, args.workdir) if name]
+  if len(given) == 1 and is_id(given[0]):
+    locate(given[0], texts_only=True)
+    return given[0]
+  return folder(args)
 
 
 def print_json(value: Any) -> None:

@@ -4,19 +4,35 @@ And two controls for comparisons with ALIGN, without which a win means little:
 `mlp_wide` spends ALIGN's parameters, `mlp_ln` has its LayerNorms.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 
 from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
 from align_jax.ops.norms import layer_norm
+from align_jax.registry import nearest
+
+ACTIVATIONS = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "none": lambda x: x,
+}
 
 
 class MLP(Connector):
   """tokens = gelu(features @ W1 + b1) @ W2 + b2, a visual token a patch.
 
   Parameters: `in_cf` f[C,F], `in_bias_f`, `out_fd` f[F,D], `out_bias_d`, with
-  F = D as published. The GELU is the exact one (erf).
+  F = D as published. `newline_xd` f[1,D] with `newline`.
+
+  Attributes:
+    activation: "gelu" (the exact one, as published), "gelu_tanh" or "none".
+    newline: a learnt token, special token 0, that ends each row of patches
+      where an image is cut into tiles (LLaVA-NeXT).
   """
+  activation: str = "gelu"
+  newline: bool = False
 
   def hidden(self, width: int) -> int:
     """F, for features of this width."""
@@ -31,8 +47,16 @@ class MLP(Connector):
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,
                context: Context) -> ConnectorOutput:
-    """features f[B,N,P,C] -> tokens f[B,N,P,D]."""
+    """features f[B,N,P,C] -> tokens f[B,N,P,D].
+
+    Raises:
+      ValueError: an unknown activation.
+    """
     del image_mask, context
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(f"activation {self.activation!r} is none of "
+                       f"{', '.join(ACTIVATIONS)}"
+                       f"{nearest(self.activation, ACTIVATIONS)}")
     width = features.shape[-1]
     hidden = self.hidden(width)
     init, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
@@ -41,10 +65,15 @@ class MLP(Connector):
     out_fd = self.param("out_fd", init, (hidden, self.dim_out)).astype(
         self.dtype)
     out_d = self.param("out_bias_d", zeros, (self.dim_out,)).astype(self.dtype)
+    aux = {}
+    if self.newline:
+      aux["special_xd"] = self.param(
+          "newline_xd", nn.initializers.normal(self.dim_out ** -0.5),
+          (1, self.dim_out)).astype(self.dtype)
     x = features.astype(self.dtype) @ in_cf + in_f
     x = self.norm("in", self.layout.constrain(x, "b..f"))
-    x = self.norm("out", nn.gelu(x, approximate=False) @ out_fd + out_d)
-    return ConnectorOutput(self.layout.constrain(x, "b..."))
+    x = self.norm("out", ACTIVATIONS[self.activation](x) @ out_fd + out_d)
+    return ConnectorOutput(self.layout.constrain(x, "b..."), aux)
 
 
 class WideMLP(MLP):

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from align_jax.data.tiling import Tiling
+
 # What a user may give for one image; an array is u8[H,W,3].
 ImageLike = str | Path | bytes | np.ndarray | Image.Image
 
@@ -58,7 +60,7 @@ class ImageReader:
     Raises:
       BadImage: missing, broken or too large.
     """
-    picture = self._open(image() if callable(image) else image)
+    picture = self.open(image)
     if self.processor is None:
       pixels = np.asarray(picture.resize((self.size,) * 2, Image.BICUBIC))
     else:
@@ -72,8 +74,18 @@ class ImageReader:
     box = np.asarray([0, 0, self.size, self.size], np.int32)
     return np.ascontiguousarray(pixels, np.uint8), box
 
-  def _open(self, image: Any) -> Image.Image:
-    """A PIL image in RGB, upright."""
+  def size_of(self, image: Any) -> tuple[int, int]:
+    """(height, width) of an image, upright. Raises BadImage."""
+    width, height = self.open(image).size
+    return height, width
+
+  def tiles(self, image: Any, tiling: Tiling) -> np.ndarray:
+    """u8[slots,H,W,3], an image cut into tiles. Raises BadImage."""
+    return tiling.tiles(self.open(image), self.size)
+
+  def open(self, image: Any) -> Image.Image:
+    """A PIL image in RGB, upright. Raises BadImage."""
+    image = image() if callable(image) else image
     name = f"image {str(image)!r}" if isinstance(image, (str, Path)) else (
         "image")
     try:

@@ -32,10 +32,11 @@ from tokenizers import AddedToken, Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from align_jax.data.example import PLACEHOLDER, BadSample, Example, Message
+from align_jax.data.tiling import Places
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-TEMPLATES = ("chat", "plain", "caption")
+TEMPLATES = ("chat", "processor", "plain", "caption")
 
 # For base models: "{user}\n{assistant}{eos}\n{user}\n...". A generation
 # prompt ends with the newline after the user's text.
@@ -91,7 +92,9 @@ class Renderer:
 
   Attributes:
     tokenizer: a transformers fast tokenizer.
-    template: "chat" the tokenizer's own chat template; "plain" for base
+    template: "chat" the tokenizer's own chat template; "processor" the same as
+      transformers' processors of whole models use it, with bos where the
+      tokenizer adds one and the template does not; "plain" for base
       models, `{bos}{user}\\n{answer}{eos}\\n...` with bos where the tokenizer
       adds one; "caption" for contrastive training, `{bos}{answer}{eos}`
       without visual tokens or labels.
@@ -101,6 +104,8 @@ class Renderer:
     around: numbers of the connector's special tokens, which follow those,
       that stand before and after an image's T.
     images_first: images stand before the text of the first user turn.
+    chat_template: in Jinja, whichever the template.
+    typed: whether it wants contents as lists of parts with a type.
   """
 
   def __init__(self, tokenizer: Any, template: str, tokens_per_image: int,
@@ -110,10 +115,11 @@ class Renderer:
     if template not in TEMPLATES:
       raise InputError(f"template {template!r} is not one of "
                        f"{', '.join(TEMPLATES)}{nearest(template, TEMPLATES)}")
-    if template == "chat" and not tokenizer.chat_template:
+    chat = template in ("chat", "processor")
+    if chat and not tokenizer.chat_template:
       raise TemplateError("the tokenizer has no chat template; for a base "
                           "model set data.template to 'plain'")
-    if template != "chat" and tokenizer.eos_token_id is None:
+    if not chat and tokenizer.eos_token_id is None:
       raise TemplateError(f"template {template!r} ends answers with the "
                           "tokenizer's eos token, and it has none")
     self.tokenizer = tokenizer
@@ -126,22 +132,34 @@ class Renderer:
     self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     self._backend.no_truncation()
     self._backend.no_padding()
-    self._backend.add_special_tokens(
-        [AddedToken(PLACEHOLDER, special=True, normalized=False)])
+    if PLACEHOLDER not in tokenizer.get_added_vocab():
+      self._backend.add_special_tokens(
+          [AddedToken(PLACEHOLDER, special=True, normalized=False)])
     self._placeholder = self._backend.token_to_id(PLACEHOLDER)
-    self._jinja = (tokenizer.get_chat_template() if template == "chat"
-                   else PLAIN)
-    self._marked = bool(_GENERATION.search(self._jinja))
+    self.chat_template = tokenizer.get_chat_template() if chat else PLAIN
+    self._marked = bool(_GENERATION.search(self.chat_template))
     added = self._backend.encode("", add_special_tokens=True).ids
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     # A chat template writes its own bos.
-    self._bos = {"chat": [], "plain": bos if added[:1] == bos else [],
+    adds = bos if added[:1] == bos else []
+    self._bos = {"chat": [], "processor": adds, "plain": adds,
                  "caption": bos}[template]
     self._pad = next((i for i in (tokenizer.pad_token_id,
                                   tokenizer.eos_token_id) if i is not None), 0)
+    self.typed = chat and self._wants_typed()
 
-  def __call__(self, example: Example) -> Rendered:
+  @property
+  def adds_bos(self) -> bool:
+    """Whether bos comes before what the template writes."""
+    return bool(self._bos)
+
+  def __call__(self, example: Example,
+               places: Sequence[Places] | None = None) -> Rendered:
     """The example with its labels.
+
+    Args:
+      example: to be rendered.
+      places: of its images, where they are not one slot of T tokens each.
 
     Raises:
       BadSample: placeholders and images differ in number, nothing is
@@ -154,16 +172,17 @@ class Renderer:
     if self.template == "caption":
       return self._caption(example)
     text, spans = self._spans(example, messages)
-    rendered = self._tokens(example, text, spans)
+    rendered = self._tokens(example, text, spans, places)
     if not rendered.n_labels:
       raise BadSample(example["origin"], "no token is supervised: the "
                       "conversation has no assistant text")
     return rendered
 
-  def prompt(self, example: Example) -> Rendered:
+  def prompt(self, example: Example,
+             places: Sequence[Places] | None = None) -> Rendered:
     """The example up to where the model is to answer; nothing is supervised.
 
-    An answer at the end of the conversation is left out.
+    An answer at the end of the conversation is left out; `places` as above.
 
     Raises:
       BadSample: placeholders and images differ in number.
@@ -175,7 +194,7 @@ class Renderer:
     self._check(example)
     example = self._placed(example)
     text = self._render(example, example["conversation"], generation=True)
-    return self._tokens(example, text, [])
+    return self._tokens(example, text, [], places)
 
   def _check(self, example: Example) -> None:
     written = sum(m["content"].count(PLACEHOLDER)
@@ -211,9 +230,11 @@ class Renderer:
   def _jinja_render(self, example: Example, messages: Sequence[Message],
                     **options: bool) -> tuple[str, list[tuple[int, int]]]:
     """The text, and the {% generation %} spans in it if they are asked for."""
+    turns = [{**m, "content": typed(m["content"])} if self.typed else m
+             for m in messages]
     try:
       texts, spans = render_jinja_template(
-          [list(messages)], chat_template=self._jinja, **options,
+          [turns], chat_template=self.chat_template, **options,
           **self.tokenizer.special_tokens_map)
     except jinja2.TemplateError as error:
       # Many templates raise for turns that do not alternate, for example.
@@ -221,12 +242,30 @@ class Renderer:
                       f"conversation: {error}") from error
     return texts[0], [tuple(span) for span in spans[0]] if spans else []
 
+  def _wants_typed(self) -> bool:
+    """Whether the template reads contents as lists of parts with a type.
+
+    Found by trying: one that wants lists loses the words of a string, and
+    one that wants strings cannot join a list.
+    """
+    text = f"{PLACEHOLDER}\nprobe"
+    for content in (text, typed(text)):
+      try:
+        (found,), _ = render_jinja_template(
+            [[{"role": "user", "content": content}]],
+            chat_template=self.chat_template,
+            **self.tokenizer.special_tokens_map)
+      except (jinja2.TemplateError, TypeError):
+        continue
+      if PLACEHOLDER in found and "probe" in found:
+        return content is not text
+    return False
+
   def _spans(self, example: Example, messages: Sequence[Message],
              ) -> tuple[str, list[tuple[int, int]]]:
     """The conversation as one string, and the supervised spans in it."""
     if self._marked:
-      return self._jinja_render(example, messages,
-                                return_assistant_tokens_mask=True)
+      return self._marked_spans(example, messages)
     whole = self._render(example, messages, generation=False)
     spans = []
     for turn, message in enumerate(messages):
@@ -250,9 +289,34 @@ class Renderer:
       spans.append((len(before), len(after.rstrip())))
     return whole, spans
 
+  def _marked_spans(self, example: Example, messages: Sequence[Message],
+                    ) -> tuple[str, list[tuple[int, int]]]:
+    """The spans that {% generation %} states.
+
+    White space between the generation prompt and an answer is the answer's:
+    the model has to write it.
+    """
+    whole, spans = self._jinja_render(example, messages,
+                                      return_assistant_tokens_mask=True)
+    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    if len(turns) != len(spans):
+      return whole, spans
+    found = []
+    for turn, (start, end) in zip(turns, spans):
+      if turn:
+        before = self._render(example, messages[:turn], generation=True)
+        if whole.startswith(before) and whole[len(before):start].isspace():
+          start = len(before)
+      found.append((start, end))
+    return whole, found
+
   def _tokens(self, example: Example, text: str,
-              spans: Sequence[tuple[int, int]]) -> Rendered:
+              spans: Sequence[tuple[int, int]],
+              places: Sequence[Places] | None = None) -> Rendered:
     """Tokens of one string, with the marks that its spans give."""
+    size = self.tokens_per_image
+    if places is None:
+      places = [Places(1, np.arange(size))] * len(example["images"])
     inside = np.zeros(len(text) + 1, bool)
     for start, end in spans:
       inside[start:end] = True
@@ -264,15 +328,19 @@ class Renderer:
                           f"{written} {PLACEHOLDER} for "
                           f"{len(example['images'])} image(s)")
     ids, marks, visual = [], [], []
-    images, size = 0, self.tokens_per_image
+    images = slots = 0
     for token, (start, end) in zip(coded.ids, coded.offsets):
       if token == self._placeholder:
+        taken, indices = places[images]
+        own = np.where(indices >= 0, indices + slots * size,
+                       indices - self.prompt_tokens)
         before, after = ([-2 - self.prompt_tokens - x for x in part]
                          for part in self.around)
-        shown = [*before, *range(images * size, (images + 1) * size), *after]
+        shown = [*before, *own.tolist(), *after]
         ids += [self._pad] * len(shown)
         marks += [False] * len(shown)
         visual += shown
+        slots += taken
         images += 1
         continue
       if begins.intersection(range(start + 1, end)):
@@ -283,10 +351,12 @@ class Renderer:
       ids.append(token)
       marks.append(bool(inside[start]))
       visual.append(-1)
+    # bos where the tokenizer adds one, and the text does not have it already.
+    bos = [] if ids[:1] == self._bos else self._bos
     learned = [-2 - x for x in range(self.prompt_tokens)]
-    before = self._bos + [self._pad] * len(learned)
+    before = bos + [self._pad] * len(learned)
     return _rendered(before + ids, [False] * len(before) + marks,
-                     [-1] * len(self._bos) + learned + visual,
+                     [-1] * len(bos) + learned + visual,
                      example["images"], text)
 
   def _caption(self, example: Example) -> Rendered:
@@ -301,6 +371,22 @@ class Renderer:
            + [self.tokenizer.eos_token_id])
     return _rendered(ids, [False] * len(ids), [-1] * len(ids),
                      example["images"], text)
+
+
+def typed(content: str) -> list[dict[str, str]]:
+  """A content with placeholders as parts with a type, for templates that
+  write the placeholders themselves.
+
+  >>> typed("<image>\\nwhat is it?")
+  [{'type': 'image'}, {'type': 'text', 'text': 'what is it?'}]
+  """
+  first, *others = content.split(PLACEHOLDER)
+  parts = [{"type": "text", "text": first}] if first else []
+  for text in others:
+    parts.append({"type": "image"})
+    if text := text.removeprefix("\n"):
+      parts.append({"type": "text", "text": text})
+  return parts
 
 
 def _rendered(ids: list[int], marks: list[bool], visual: list[int],

@@ -36,6 +36,13 @@ def save_connector(params: Mapping[str, Any], kind: str,
           {"connector": kind, "options": dict(options)}, folder)
 
 
+def is_connector(weights: str | Path) -> bool:
+  """Whether a connector alone lies there."""
+  file = Path(weights) / "config.json"
+  return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get(
+      "model_type") == _TYPE
+
+
 def read_connector(weights: str | Path, kind: str = "") -> Spec:
   """Says what connector lies in a folder; no tensor is read.
 
@@ -54,8 +61,8 @@ def read_connector(weights: str | Path, kind: str = "") -> Spec:
   raw = (json.loads(file.read_text(encoding="utf-8")) if file.is_file()
          else {})
   if raw.get("model_type") != _TYPE:
-    raise InputError(f"{weights} holds no connector; `align-jax convert RUN "
-                     "FOLDER --part connector` writes one")
+    raise InputError(f"{weights} holds no connector; `align-jax convert export "
+                     "RUN FOLDER --to connector` writes one")
   if kind and raw["connector"] != kind:
     raise InputError(f"{weights} holds a connector {raw['connector']!r}, and "
                      f"the config asks for {kind!r}")

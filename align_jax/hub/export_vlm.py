@@ -1,46 +1,305 @@
-"""Parts of a vision-language model as folders that others, or we, can read."""
+"""What every export of a whole model to transformers shares.
 
-from collections.abc import Mapping
+  image token   transformers reads an image from `<image>` tokens in the text,
+                our models from none: the token takes a spare row of the
+                embedding table, or rows are added that answers never choose
+  processor     LlavaProcessor: image processor, tokenizer, chat template
+  proof         what was written is loaded again, and must give the tokens and
+                the pixels of the run's own reading
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from align_jax.build import Parts
-from align_jax.decoders.lora import merged
-from align_jax.hub.connector_file import save_connector
-from align_jax.hub.keymaps import FAMILIES
-from align_jax.hub.pretrained import save_hf
-from align_jax.train.select import flatten
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax.data.example import PLACEHOLDER
+from align_jax.decoders.lora import is_adapter
+from align_jax.errors import InputError
+from align_jax.hub.export_clip import preprocessor
+from align_jax.hub.keymaps import FAMILIES, Family
+from align_jax.hub.match import expand, places
+from align_jax.hub.write import Tensor
+
+# Added rows come in such numbers, so that a mesh divides the vocabulary.
+_ROWS = 64
+
+# Before the run's own template: contents may be lists of parts, as
+# transformers' users write them, or strings with placeholders.
+_FLATTEN = """\
+{%- set ns = namespace(turns=[], text='', after=false) -%}
+{%- for message in messages -%}
+{%- if message['content'] is string -%}
+{%- set ns.text = message['content'] -%}
+{%- else -%}
+{%- set ns.text = '' -%}{%- set ns.after = false -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{%- set ns.text = ns.text + '<image>' -%}{%- set ns.after = true -%}
+{%- else -%}
+{%- set ns.text = ns.text + ('\\n' if ns.after else '') + part['text'] -%}
+{%- set ns.after = false -%}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- set ns.turns = ns.turns + [
+    {'role': message['role'], 'content': ns.text}] -%}
+{%- endfor -%}
+{%- set messages = ns.turns -%}
+"""
 
 
-def export_connector(params: Mapping[str, Any], parts: Parts,
-                     folder: str | Path) -> None:
-  """The connector alone; `model.connector.weights` names such a folder.
+@dataclasses.dataclass(frozen=True)
+class ImageToken:
+  """Where `<image>` stands in the exported vocabulary.
+
+  Attributes:
+    id: its token.
+    rows: V of the exported tables.
+    added: how many of them are new.
+  """
+  id: int
+  rows: int
+  added: int
+
+
+def image_token(tokenizer: Any, rows: int) -> ImageToken:
+  """A place for `<image>` in a vocabulary of `rows`.
+
+  Raises:
+    InputError: the tokenizer has tokens that the tables have no rows for.
+  """
+  known = tokenizer.get_vocab()
+  if PLACEHOLDER in known and known[PLACEHOLDER] < rows:
+    return ImageToken(known[PLACEHOLDER], rows, 0)
+  taken = max(known.values()) + 1
+  if taken > rows:
+    raise InputError(f"the tokenizer has {taken:,} tokens, the model's tables "
+                     f"{rows:,} rows")
+  if taken < rows:
+    return ImageToken(taken, rows, 0)
+  whole = -(-(rows + 1) // _ROWS) * _ROWS
+  return ImageToken(rows, whole, whole - rows)
+
+
+def family_of_kind(kind: str) -> Family:
+  """The family that writes a tower or a decoder of ours.
+
+  Raises:
+    InputError: there is none.
+  """
+  for name in FAMILIES.names():
+    family = FAMILIES.get(name)
+    if family.kind == kind and not family.parts:
+      return family
+  raise InputError(f"a {kind!r} has no layout in transformers to be written in")
+
+
+def out_family(merged: Any, part: str) -> Family:
+  """The family that a part is written in: its own, where that is one."""
+  spec = merged.spec(part)
+  if spec is not None and not spec.is_gguf:
+    return spec.family
+  kind = getattr(merged.parts.config, part).kind
+  return family_of_kind(spec.kind if spec is not None else kind)
+
+
+def part_tensors(merged: Any, part: str, family: Family, prefix: str = ""
+                 ) -> list[Tensor]:
+  """A part of a model in a foreign layout, byte for byte where untrained.
 
   Args:
-    params: nested, of the whole model.
-    parts: that the model was made from.
-    folder: where to write.
+    merged: a `train.merged.Merged`.
+    part: "tower", "connector" or "decoder".
+    family: to be written in.
+    prefix: of its keys.
+
+  Raises:
+    InputError: parameters that the family has no place for.
   """
-  connector = parts.config.connector
-  save_connector(flatten(params["connector"]), connector.kind,
-                 connector.options, folder)
+  own = {p.removeprefix(f"{part}/"): s for p, s in merged.shapes.items()
+         if p.startswith(f"{part}/") and not is_adapter(p)}
+  if lost := sorted(set(own) - set(family.rules)):
+    raise InputError(f"this layout has no place for: {', '.join(lost)}")
+  placed = places(family, own)
+  sharing: dict[str, list[str]] = {}
+  for path, place in placed.items():
+    sharing.setdefault(place.key, []).append(path)
+  spec = merged.spec(part)
+  same = spec is not None and spec.family.rules == family.rules
+  tensors = []
+  for key, paths in sharing.items():
+    count = own[paths[0]].shape[0] if "{n}" in key else 0
+    for n, name in enumerate(expand(key, count)):
+      full = [f"{part}/{p}" for p in paths]
+      if same and not any(merged.touched(p, n) for p in full):
+        reader, theirs = merged.foreign(full[0], n)
+        tensors.append(raw(reader, theirs, prefix + name))
+        continue
+      dtype = functools.reduce(jnp.promote_types,
+                               (own[p].dtype for p in paths))
+      tensors.append(Tensor(
+          prefix + name, placed[paths[0]].shape, np.dtype(dtype),
+          functools.partial(_assembled, merged, part, paths, placed, n,
+                            np.dtype(dtype))))
+  return tensors
 
 
-def export_decoder(params: Mapping[str, Any], parts: Parts,
-                   folder: str | Path) -> None:
-  """The decoder in its family's Hugging Face layout, with its tokenizer.
+def raw(reader: Any, theirs: str, key: str) -> Tensor:
+  """A tensor of an open file as it is, under another key."""
+  shape = reader.shape(theirs)
+  everything = tuple(slice(0, size) for size in shape)
+  return Tensor(key, shape, reader.dtype(theirs),
+                functools.partial(reader.read, theirs, everything))
 
-  Adapters are added to the weights beside them, so that the folder holds an
-  ordinary model.
+
+def _assembled(merged: Any, part: str, paths: Sequence[str],
+               placed: Mapping[str, Any], n: int,
+               dtype: np.dtype) -> np.ndarray:
+  """One foreign tensor out of those parameters of ours that it holds."""
+  whole = np.empty(placed[paths[0]].shape, dtype)
+  for path in paths:
+    values = placed[path].transform.write(merged.value(f"{part}/{path}", n))
+    whole[tuple(slice(o, o + size) for o, size in zip(
+        placed[path].origin, values.shape))] = values
+  return whole
+
+
+def with_rows(tensors: Sequence[Tensor], keys: Sequence[str],
+              token: ImageToken) -> list[Tensor]:
+  """Tables over the vocabulary with the rows that `<image>` needs.
+
+  An added row is the mean of the others. So its logit is the mean of theirs,
+  and never the largest, head and table tied or not.
+  """
+  if not token.added:
+    return list(tensors)
+
+  def grown(tensor: Tensor) -> np.ndarray:
+    table = tensor.make()
+    mean = table.mean(0, dtype=np.float32).astype(table.dtype)
+    return np.concatenate([table, np.tile(mean, (token.added, 1))])
+
+  return [dataclasses.replace(
+      t, shape=(token.rows, *t.shape[1:]), make=functools.partial(grown, t))
+          if t.key in keys else t for t in tensors]
+
+
+def write_processor(run: Any, token: ImageToken, folder: Path) -> None:
+  """Tokenizer, image processor and chat template, as LlavaProcessor.
 
   Args:
-    params: nested, of the whole model.
-    parts: that the model was made from.
-    folder: where to write.
+    run: a `Run`; its parameters are not needed.
+    token: where `<image>` stands.
+    folder: where to.
+
+  Raises:
+    InputError: what was written does not read as the run does.
   """
-  decoder, spec = parts.model.decoder, parts.specs.get("decoder")
-  family = (spec.family if spec and not spec.is_gguf else
-            FAMILIES.get(spec.kind if spec else parts.config.decoder.kind))
-  save_hf(merged(flatten(params["decoder"]), decoder.lora), family,
-          decoder.config, folder)
-  parts.tokenizer.save_pretrained(folder)
+  import transformers
+
+  tower = run.parts.config.tower
+  config = run.parts.model.tower.config
+  kept = config.class_token and not tower.class_token
+  tokenizer = _tokenizer(run, token)
+  images = run.parts.processor
+  if images is None:
+    plain = preprocessor(config) | {
+        "size": {"height": config.image_size, "width": config.image_size},
+        "do_center_crop": False}
+    plain.pop("image_processor_type")
+    images = transformers.CLIPImageProcessorPil(**plain)
+  images.image_mean, images.image_std = list(config.mean), list(config.std)
+  template = run.renderer.chat_template
+  if not run.renderer.typed:
+    template = _FLATTEN + template
+  processor = transformers.LlavaProcessor(
+      image_processor=images, tokenizer=tokenizer,
+      patch_size=config.patch_size, chat_template=template,
+      vision_feature_select_strategy="default" if kept else "full",
+      num_additional_image_tokens=int(config.class_token))
+  processor.save_pretrained(folder)
+  images.save_pretrained(folder)  # where transformers 4 looks for it
+  _check(run, token, folder)
+
+
+def _tokenizer(run: Any, token: ImageToken) -> Any:
+  """A copy of the run's tokenizer, with `<image>` and the run's bos."""
+  import copy
+
+  from tokenizers import AddedToken, processors
+
+  tokenizer = copy.deepcopy(run.tokenizer)
+  if tokenizer.convert_tokens_to_ids(PLACEHOLDER) != token.id or (
+      PLACEHOLDER not in tokenizer.get_vocab()):
+    tokenizer.add_tokens(
+        [AddedToken(PLACEHOLDER, special=True, normalized=False)],
+        special_tokens=True)
+  if tokenizer.pad_token_id is None:
+    tokenizer.pad_token = tokenizer.eos_token
+  if not run.renderer.adds_bos and tokenizer.encode(""):
+    # Training saw no bos but what the template wrote.
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A $B", special_tokens=[])
+  return tokenizer
+
+
+def write_generation(run: Any, token: ImageToken, folder: Path) -> None:
+  """generation_config.json: what ends an answer, and what is never said."""
+  import transformers
+
+  tokenizer = run.tokenizer
+  # A row that was there before may be said here as it may in the run.
+  never = list(range(token.rows - token.added, token.rows))
+  written = {
+      "bos_token_id": tokenizer.bos_token_id,
+      "eos_token_id": list(run.stop),
+      "pad_token_id": tokenizer.pad_token_id
+      if tokenizer.pad_token_id is not None else run.stop[0],
+      "suppress_tokens": never or None,
+      "do_sample": False,
+      "transformers_version": transformers.__version__,
+  }
+  (folder / "generation_config.json").write_text(json.dumps(
+      {k: v for k, v in written.items() if v is not None}, indent=2) + "\n")
+
+
+def _check(run: Any, token: ImageToken, folder: Path) -> None:
+  """Raises unless the written processor reads as the run does."""
+  import transformers
+  from PIL import Image
+
+  from align_jax.api import question
+  from align_jax.towers.pixels import normalise
+
+  y, x = np.mgrid[:90, :120]
+  picture = Image.fromarray(np.stack(
+      [2 * y, 2 * x, 255 - y - x], -1).astype(np.uint8))
+  words = "What is it?"
+  rendered = run.renderer.prompt(question(words, [picture]))
+  want = np.where(rendered.visual == -1, rendered.tokens, token.id)
+  processor = transformers.AutoProcessor.from_pretrained(folder)
+  got = processor.apply_chat_template(
+      [{"role": "user", "content": [
+          {"type": "image", "image": picture},
+          {"type": "text", "text": words}]}],
+      add_generation_prompt=True, tokenize=True, return_dict=True,
+      return_tensors="np")
+  ids = np.asarray(got["input_ids"])[0]
+  if not np.array_equal(ids, want):
+    raise InputError(
+        f"{folder}: the processor that was written reads {ids.tolist()} where "
+        f"the run reads {want.tolist()}; this tokenizer cannot be exported")
+  config = run.parts.model.tower.config
+  pixels, box = run.reader(picture)
+  ours = np.asarray(normalise(jnp.asarray(pixels[None]), box[None],
+                              config.mean, config.std))[0]
+  theirs = np.asarray(got["pixel_values"])[0].transpose(1, 2, 0)
+  if ours.shape != theirs.shape or np.abs(ours - theirs).max() > 1e-4:
+    raise InputError(f"{folder}: the image processor that was written gives "
+                     "other pixels than the run reads")

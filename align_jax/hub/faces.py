@@ -14,7 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
+from align_jax.config import MeshConfig
 from align_jax.decoders.greedy import continue_greedily
 from align_jax.decoders.transformer import Decoder, DecoderConfig, init_cache
 from align_jax.errors import InputError
@@ -24,26 +27,36 @@ from align_jax.hub.pretrained import (
     load_tokenizer,
     read_spec,
 )
+from align_jax.parallel.layout import Layout
+from align_jax.parallel.mesh import make_mesh
+from align_jax.parallel.rules import shardings
 
 
-def decoder_shapes(config: DecoderConfig, dtype: Any = jnp.float32) -> Any:
+def decoder_shapes(config: DecoderConfig, dtype: Any = jnp.float32,
+                   mesh: Mesh | None = None) -> Any:
   """The tree of a decoder's parameters, abstract, floats in `dtype`."""
   ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   x = jax.ShapeDtypeStruct((1, 1, config.width), jnp.float32)
   made = jax.eval_shape(
       lambda x, i: config.make().init(jax.random.key(0), x, i, i), x, ids)
-  return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), made["params"])
+  flat = {path: jax.ShapeDtypeStruct(leaf.shape, dtype)
+          for path, leaf in flatten_dict(made["params"], sep="/").items()}
+  if mesh is not None:
+    where = shardings(flat, mesh)
+    flat = {path: s.update(sharding=where[path]) for path, s in flat.items()}
+  return unflatten_dict(flat, sep="/")
 
 
-def load_decoder(weights: str | Path, dtype: Any = jnp.float32
-                 ) -> "LoadedDecoder":
+def load_decoder(weights: str | Path, dtype: Any = jnp.float32,
+                 mesh: MeshConfig | None = None) -> "LoadedDecoder":
   """A decoder with its weights and, where there is one, its tokenizer.
 
   Args:
-    weights: a Hugging Face folder, a .gguf file, or `pkg:PACKAGE/PATH`; the
-      decoder of a whole vision-language model is taken out of it.
+    weights: a Hugging Face folder, an id on its Hub, a .gguf file, or
+      `pkg:PACKAGE/PATH`; the decoder of a whole vision-language model is
+      taken out of it.
     dtype: of the weights and of the computation.
+    mesh: how it lies on the devices; all on the first by default.
 
   Raises:
     InputError: nothing there, or not a decoder we know; the message says all.
@@ -52,8 +65,10 @@ def load_decoder(weights: str | Path, dtype: Any = jnp.float32
   if not isinstance(spec.config, DecoderConfig):
     raise InputError(f"{weights} is a {spec.kind!r} model, not a decoder; "
                      "load a tower with load_tower")
-  params, _ = load_params(spec, decoder_shapes(spec.config, dtype))
-  return LoadedDecoder(spec, spec.config.make(dtype=dtype), params)
+  placed = None if mesh is None else make_mesh(mesh)
+  params, _ = load_params(spec, decoder_shapes(spec.config, dtype, placed))
+  return LoadedDecoder(
+      spec, spec.config.make(dtype=dtype, layout=Layout(placed)), params)
 
 
 class LoadedDecoder:

@@ -1,115 +1,30 @@
-"""The engine between a foreign checkpoint and a tree of parameters.
+"""Tensors of a file straight into the shards of an array.
 
-Reading asks the file for the slices that each device owns, and for nothing
-else; stacked layers are filled layer by layer. It is strict: what is missing,
-unexpected or of another shape is listed in one error.
+An array is made on its devices and filled piece by piece: layer by layer of a
+stack, and large matrices some rows at a time. So beside the arrays a host
+holds one piece in the file's dtype and one in ours, however large the model
+is. Devices that hold the same part share the reading of it.
 """
 
 import functools
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from align_jax.errors import InputError
+from align_jax.hub import match
 from align_jax.hub.keymaps import Family
-from align_jax.hub.transform import Transform
-from align_jax.registry import nearest
+from align_jax.hub.reader import Reader
 
+# Of a piece of all of a process's shards, in the parameter's own dtype.
+PIECE_BYTES = 2 << 20
 
-class Reader(Protocol):
-  """An open checkpoint, whatever its format."""
-
-  def keys(self) -> Iterable[str]: ...
-  def shape(self, key: str) -> tuple[int, ...]: ...
-  def dtype(self, key: str) -> np.dtype | None: ...
-  def read(self, key: str, index: tuple[slice, ...]) -> np.ndarray: ...
-  def origin(self, key: str) -> str: ...
-
-
-def canonical_keys(keys: Iterable[str], family: Family) -> dict[str, str]:
-  """A family's own keys -> those in the file, over its versions."""
-  found: dict[str, str] = {}
-  for key in keys:
-    name = key
-    for pattern, replacement in family.rename:
-      name = re.sub(pattern, replacement, name)
-    found[name] = key
-  for part in family.parts.values():
-    if part.prefix:
-      inside = {n.removeprefix(part.prefix): key for n, key in found.items()
-                if n.startswith(part.prefix)}
-      found = {n: k for n, k in found.items() if k not in inside.values()}
-      found |= {part.prefix + n: inside[k]
-                for n, k in canonical_keys(inside, part.family).items()}
-  return found
-
-
-def part_keys(keys: Iterable[str], family: Family, part: str) -> dict[str, str]:
-  """The keys of a part, as its own family calls them -> those in the file."""
-  found = canonical_keys(keys, family)
-  if not part or part not in family.parts:
-    return found
-  prefix = family.parts[part].prefix
-  inside = {n.removeprefix(prefix): key for n, key in found.items()
-            if n.startswith(prefix)}
-  if not prefix:
-    inner = canonical_keys(inside, family.parts[part].family)
-    inside = {n: inside[k] for n, k in inner.items()}
-  return inside
-
-
-def _expand(key: str, layers: int) -> list[str]:
-  if "{n}" not in key:
-    return [key]
-  return [key.replace("{n}", str(n)) for n in range(layers)]
-
-
-class _Place(NamedTuple):
-  """Where a parameter lies: in which tensor, of what shape, from where on."""
-  key: str
-  transform: Transform
-  shape: tuple[int, ...]
-  origin: tuple[int, ...]
-
-
-def _places(family: Family, shapes: Mapping[str, Any]) -> dict[str, _Place]:
-  """The place of every parameter that the family has a rule for.
-
-  Raises:
-    ValueError: a table whose pieces of a tensor leave a gap or overlap.
-  """
-  found = {}
-  sharing: dict[str, list[str]] = {}
-  for path, leaf in shapes.items():
-    if path in family.rules:
-      key, text = family.rules[path]
-      transform = Transform(text)
-      inner = tuple(leaf.shape[1:] if "{n}" in key else leaf.shape)
-      shape = transform.foreign_shape(inner)
-      found[path] = _Place(key, transform, shape, (0,) * len(shape))
-      if transform.piece:
-        sharing.setdefault(key, []).append(path)
-  for key, paths in sharing.items():
-    axis = found[paths[0]].transform.piece[0]
-    whole = sum(found[p].shape[axis] for p in paths)
-    taken = []
-    for path in paths:
-      _, transform, shape, _ = found[path]
-      inner = shapes[path].shape["{n}" in key:]
-      start = transform.start(inner, whole)
-      taken.append((start, start + shape[axis]))
-      before, after = shape[:axis], shape[axis + 1:]
-      found[path] = _Place(
-          key, transform, (*before, whole, *after),
-          (*[0] * len(before), start, *[0] * len(after)))
-    taken.sort()
-    if [0, *(b for _, b in taken)] != [*(a for a, _ in taken), whole]:
-      raise ValueError(f"the pieces of {key!r} do not fill it: {taken}")
-  return found
+Cuts = tuple[slice, ...]
 
 
 def load_flat(
@@ -134,134 +49,138 @@ def load_flat(
   Raises:
     InputError: missing, unexpected or mis-shaped tensors, all of them.
   """
-  places = _check(reader, names, family, shapes, source)
+  match.refuse({("", source): match.faults_of(reader, names, family, shapes)})
   loaded, provenance = {}, {}
+  placed = match.places(family, shapes)
   for path, leaf in shapes.items():
-    key, transform, _, origin = places[path]
-    stacked = "{n}" in key
-    files = [names[k] for k in _expand(key, leaf.shape[0] if stacked else 0)]
-    done: dict[Any, np.ndarray] = {}
-
-    def part(index: tuple[slice, ...], *, leaf=leaf, files=files,
-             transform=transform, origin=origin, stacked=stacked,
-             done=done) -> np.ndarray:
-      """What one device owns; equal parts are read once."""
-      def fetch(n: int, cut: tuple[slice, ...]) -> np.ndarray:
-        return reader.read(files[n], tuple(
-            slice(c.start + o, c.stop + o) for c, o in zip(cut, origin)))
-
-      cuts = tuple(slice(*cut.indices(size)[:2])
-                   for cut, size in zip(index, leaf.shape))
-      tag = tuple((cut.start, cut.stop) for cut in cuts)
-      if tag not in done:
-        inner = leaf.shape[1:] if stacked else leaf.shape
-        which = range(*tag[0]) if stacked else (0,)
-        out = np.empty([len(which), *(b - a for a, b in tag[stacked:])],
-                       leaf.dtype)
-        for i, n in enumerate(which):
-          out[i, ...] = transform.read(
-              functools.partial(fetch, n), inner, cuts[stacked:])
-        done[tag] = out if stacked else out[0]
-      return done[tag]
-
-    if leaf.sharding is None:
-      loaded[path] = jnp.asarray(part((slice(None),) * len(leaf.shape)))
-    else:
-      loaded[path] = jax.make_array_from_callback(
-          leaf.shape, leaf.sharding, part)
-    provenance[path] = _origin(reader, files)
+    place = placed[path]
+    stacked = "{n}" in place.key
+    files = [names[k] for k in match.expand(
+        place.key, leaf.shape[0] if stacked else 0)]
+    loaded[path] = fill(leaf, _layers(reader, files, place, leaf, stacked),
+                        stacked, place.transform.outer_axis() + stacked)
+    provenance[path] = match.origin(reader, files)
   return loaded, provenance
 
 
-def _origin(reader: Reader, keys: list[str]) -> str:
-  """Every file and what it gives: "F:a.{0..1}.b; G:a.{2..3}.b"."""
-  files: dict[str, list[int]] = {}
-  for n, key in enumerate(keys):
-    files.setdefault(reader.origin(key).removesuffix(key), []).append(n)
-  return "; ".join(file + _numbered(keys, which)
-                   for file, which in files.items())
+def _layers(reader: Reader, files: list[str], place: match.Place, leaf: Any,
+            stacked: bool) -> Callable[[Cuts], np.ndarray]:
+  """Cuts of our array -> their values, in its dtype."""
+  inner = leaf.shape[stacked:]
+
+  def fetch(n: int, cut: Cuts) -> np.ndarray:
+    return reader.read(files[n], tuple(
+        slice(c.start + o, c.stop + o) for c, o in zip(cut, place.origin)))
+
+  def read(cuts: Cuts) -> np.ndarray:
+    one = lambda n: place.transform.read(
+        functools.partial(fetch, n), inner, cuts[stacked:])
+    if not stacked:
+      return one(0).astype(leaf.dtype)
+    out = np.empty([c.stop - c.start for c in cuts], leaf.dtype)
+    for i, n in enumerate(range(cuts[0].start, cuts[0].stop)):
+      out[i] = one(n)
+    return out
+
+  return read
 
 
-def _numbered(keys: list[str], which: list[int]) -> str:
-  """["a.0.b", "a.1.b"] -> "a.{0..1}.b", the file's own spelling."""
-  if len(which) == 1:
-    return keys[which[0]]
-  first, last = which[0], which[-1]
-  numbers = (f"{first}..{last}" if len(which) == last - first + 1
-             else ",".join(map(str, which)))
-  return re.sub(r"(?<![0-9])0(?![0-9])", f"{{{numbers}}}", keys[0], count=1)
+def fill(leaf: jax.ShapeDtypeStruct, read: Callable[[Cuts], np.ndarray],
+         stacked: bool, axis: int) -> jax.Array:
+  """An array out of what `read` gives for cuts of it.
 
-
-def _check(reader: Reader, names: Mapping[str, str], family: Family,
-           shapes: Mapping[str, jax.ShapeDtypeStruct], source: str
-           ) -> dict[str, _Place]:
-  """Raises one InputError that lists all that does not match."""
-  faults, claimed = [], set()
-  ignored = re.compile("|".join(f"(?:{p})" for p in family.ignored) or "(?!)")
-  wanted: list[tuple[str, str, tuple[int, ...]]] = []
-  places = _places(family, shapes)
-  for path, leaf in shapes.items():
-    if path not in places:
-      faults.append(f"no rule for our {path!r}{nearest(path, family.rules)}")
-      continue
-    key, _, shape, _ = places[path]
-    for name in _expand(key, leaf.shape[0] if "{n}" in key else 0):
-      wanted.append((path, name, shape))
-      claimed.add(name)
-  spare = sorted(n for n in names if n not in claimed)
-  unexpected = [n for n in spare if not ignored.search(n)]
-  for path, name, shape in wanted:
-    if name not in names:
-      faults.append(f"missing {name!r} (our {path}){nearest(name, spare)}")
-      continue
-    found = reader.shape(names[name])
-    if found != shape:
-      faults.append(f"{names[name]!r} has shape {list(found)}, our {path} "
-                    f"needs {list(shape)}")
-    if reader.dtype(names[name]) is None:
-      faults.append(f"{names[name]!r} has a dtype that is not read")
-  faults += [f"unexpected {names[n]!r}" for n in unexpected]
-  if faults:
-    shown = faults[:40] + ([f"... and {len(faults) - 40} more"]
-                           if len(faults) > 40 else [])
-    raise InputError(f"{source} does not fit the model:\n  "
-                     + "\n  ".join(shown))
-  return places
-
-
-def foreign_tensors(
-    family: Family, params: Mapping[str, Any]
-) -> list[tuple[str, tuple[int, ...], np.dtype, Any]]:
-  """What `write_safetensors` takes, from a flat {path: array}.
-
-  Raises:
-    InputError: parameters that the family has no rule for.
+  Args:
+    leaf: shape, dtype, sharding (None: the default device).
+    read: asked for the parts that this process's devices own, in pieces.
+    stacked: whether the first axis counts layers.
+    axis: along which pieces of a matrix are cut, best the one that lies
+      outermost in the file.
   """
-  lost = [f"{p}{nearest(p, family.rules)}" for p in params
-          if p not in family.rules]
-  if lost:
-    raise InputError("this layout has no place for: " + ", ".join(lost))
-  places = _places(family, params)
-  sharing: dict[str, list[str]] = {}
-  for path, place in places.items():
-    sharing.setdefault(place.key, []).append(path)
-  tensors = []
-  for key, paths in sharing.items():
-    values = [params[p] for p in paths]
-    stacked = "{n}" in key
-    dtype = functools.reduce(jnp.promote_types, (v.dtype for v in values))
-    for n, name in enumerate(_expand(key, values[0].shape[0] if stacked
-                                     else 0)):
-      def make(n=n, stacked=stacked, paths=paths, dtype=dtype) -> np.ndarray:
-        parts = [
-            places[p].transform.write(np.asarray(
-                params[p][n] if stacked else params[p])) for p in paths]
-        if len(parts) == 1:
-          return parts[0]
-        whole = np.empty(places[paths[0]].shape, dtype)
-        for path, part in zip(paths, parts):
-          whole[tuple(slice(o, o + size) for o, size in zip(
-              places[path].origin, part.shape))] = part
-        return whole
-      tensors.append((name, places[paths[0]].shape, dtype, make))
-  return tensors
+  sharding = leaf.sharding
+  if sharding is None:
+    shard, owners = leaf.shape, {tuple((0, n) for n in leaf.shape): [None]}
+  else:
+    shard = sharding.shard_shape(leaf.shape)
+    owners = {}
+    for device, index in sharding.addressable_devices_indices_map(
+        leaf.shape).items():
+      tag = tuple(cut.indices(size)[:2]
+                  for cut, size in zip(index, leaf.shape))
+      owners.setdefault(tag, []).append(device)
+
+  def placed(piece: Cuts) -> jax.Array:
+    """The same piece of every shard, each on its devices."""
+    made: dict[Any, jax.Array] = {}
+    for tag, devices in owners.items():
+      values = read(tuple(slice(start + cut.start, start + cut.stop)
+                          for (start, _), cut in zip(tag, piece)))
+      made |= {device: jax.device_put(values, device) for device in devices}
+    if sharding is None:
+      return made[None]
+    shape = tuple((cut.stop - cut.start) * (size // part) for cut, size, part
+                  in zip(piece, leaf.shape, shard))
+    order = sharding.addressable_devices_indices_map(shape)
+    return jax.make_array_from_single_device_arrays(
+        shape, sharding, [made[device] for device in order])
+
+  everything = tuple(slice(0, n) for n in shard)
+  cut_up = list(pieces(shard, np.dtype(leaf.dtype).itemsize, len(owners),
+                       stacked, axis))
+  if len(cut_up) == 1:
+    return placed(everything)
+  whole = empty(leaf)
+  for piece in cut_up:
+    at = np.asarray([cut.start for cut in piece], np.int32)
+    whole = _put(sharding)(whole, placed(piece), at)
+    # The next piece is read when this one has arrived and can go.
+    whole.block_until_ready()
+  return whole
+
+
+def empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+  """An array on its devices, to be filled."""
+  if leaf.sharding is None:
+    return jnp.zeros(leaf.shape, leaf.dtype)
+  return jax.jit(lambda: jnp.zeros(leaf.shape, leaf.dtype),
+                 out_shardings=leaf.sharding)()
+
+
+def pieces(shard: tuple[int, ...], itemsize: int, shards: int, stacked: bool,
+           axis: int) -> Iterator[Cuts]:
+  """A shard in pieces, or all of it where all shards are one small piece.
+
+  Args:
+    shard: its shape.
+    itemsize: bytes of an element.
+    shards: that this process has; a piece of all of them is PIECE_BYTES at
+      most, or one row of each.
+    stacked: the first axis counts layers, and a piece is of one.
+    axis: along which a layer is cut.
+  """
+  if math.prod(shard) * itemsize * shards <= PIECE_BYTES:
+    yield tuple(slice(0, n) for n in shard)
+    return
+  row_bytes = shards * itemsize * math.prod(
+      n for i, n in enumerate(shard) if i != axis and not (stacked and i == 0))
+  step = max(1, min(shard[axis], PIECE_BYTES // max(row_bytes, 1)))
+  for layer in range(shard[0]) if stacked else (0,):
+    for start in range(0, shard[axis], step):
+      cuts = [slice(0, n) for n in shard]
+      if stacked:
+        cuts[0] = slice(layer, layer + 1)
+      cuts[axis] = slice(start, min(start + step, shard[axis]))
+      yield tuple(cuts)
+
+
+@functools.cache
+def _put(sharding: Any) -> Callable[..., jax.Array]:
+  """Writes a piece over the same part of every shard, in its place."""
+  def put(whole: jax.Array, piece: jax.Array, at: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(whole, piece, tuple(at))
+
+  if isinstance(sharding, NamedSharding):
+    # Each device by itself: one program for all, and nothing is sent.
+    put = jax.shard_map(put, mesh=sharding.mesh,
+                        in_specs=(sharding.spec, sharding.spec, P()),
+                        out_specs=sharding.spec)
+  return jax.jit(put, donate_argnums=0)

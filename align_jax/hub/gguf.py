@@ -24,7 +24,7 @@ _LLAMA3_WORDS = (
 
 
 class GGUFFile:
-  """An open GGUF file, readable as `hub.fill.Reader`."""
+  """An open GGUF file, readable as `hub.reader.Reader`."""
 
   def __init__(self, path: Path):
     """Opens the file; tensors stay on the disk.

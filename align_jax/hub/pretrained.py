@@ -15,10 +15,13 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from align_jax.errors import InputError
-from align_jax.hub.fill import Reader, foreign_tensors, load_flat, part_keys
-from align_jax.hub.keymaps import FAMILIES, Family
-from align_jax.hub.locate import locate
-from align_jax.hub.safetensors import SafetensorsReader, write_safetensors
+from align_jax.hub.fill import load_flat
+from align_jax.hub.keymaps import FAMILIES, Family, family_of
+from align_jax.hub.locate import is_id, locate, revision
+from align_jax.hub.match import faults_of, part_keys, refuse
+from align_jax.hub.reader import Reader
+from align_jax.hub.safetensors import SafetensorsReader
+from align_jax.hub.write import foreign_tensors, write_safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ def read_spec(weights: str | Path, part: str = "") -> Spec:
     InputError: nothing there, or a model that is not implemented; all that is
       not understood is named.
   """
-  path = locate(weights)
+  path = locate(weights, texts_only=True)
   if path.suffix == ".gguf":
     from align_jax.hub.gguf import gguf_config, open_gguf
     from align_jax.hub.keymaps.llama import LLAMA_GGUF
@@ -73,7 +76,7 @@ def read_spec(weights: str | Path, part: str = "") -> Spec:
   raw = json.loads((path / "config.json").read_text())
   model_type = raw.get("model_type", "")
   try:
-    whole = FAMILIES.get(model_type)
+    whole = family_of(raw)
   except KeyError as error:
     raise InputError(f"{path / 'config.json'}: {error.args[0]}") from error
   family, section = whole, raw
@@ -121,10 +124,28 @@ def _reading(tower: Any, pixels: Mapping[str, Any], resamples: bool) -> Any:
   return dataclasses.replace(tower, **changed)
 
 
-def _open(spec: Spec) -> Reader:
+def is_checkpoint(source: str | Path) -> bool:
+  """Whether this is a Hugging Face folder or id, and not a run of ours."""
+  if is_id(source):
+    return True
+  try:
+    text = (Path(source) / "config.json").read_text(encoding="utf-8")
+    return "model_type" in json.loads(text)
+  except (OSError, ValueError, TypeError):
+    return False
+
+
+def open_weights(spec: Spec) -> Reader:
+  """The files of a checkpoint, open; no tensor is read.
+
+  Raises:
+    InputError: files that are missing, damaged or pickles.
+  """
   if spec.is_gguf:
     from align_jax.hub.gguf import open_gguf
     return open_gguf(spec.path)
+  if at := revision(spec.path):
+    locate(at)  # so far the texts of the repository alone were fetched
   return SafetensorsReader(spec.path)
 
 
@@ -144,14 +165,64 @@ def load_params(
   Raises:
     InputError: listing what is missing, unexpected or of another shape.
   """
-  flat = flatten_dict(shapes, sep="/")
-  reader = _open(spec)
-  names = part_keys(reader.keys(), spec.whole, spec.part)
-  loaded, provenance = load_flat(
-      reader, names, spec.family, flat, str(spec.path))
-  if set(shapes) != set(flat):
-    return unflatten_dict(loaded, sep="/"), provenance
-  return loaded, provenance
+  loaded, origins = load_parts({spec.part: spec}, {spec.part: shapes})
+  return loaded[spec.part], origins[spec.part]
+
+
+def load_parts(
+    specs: Mapping[str, Spec], shapes: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
+  """Several parts of a model; none is loaded unless all of them fit.
+
+  Args:
+    specs: part -> where it is from.
+    shapes: part -> as `load_params` takes them.
+
+  Returns:
+    ({part: its tree}, {part: {path: "file:key"}}).
+
+  Raises:
+    InputError: listing what does not fit, part by part.
+  """
+  flat = {part: flatten_dict(shapes[part], sep="/") for part in specs}
+  opened = check_parts(specs, flat)
+  loaded, origins = {}, {}
+  for part, spec in specs.items():
+    reader, names = opened[part]
+    loaded[part], origins[part] = load_flat(
+        reader, names, spec.family, flat[part], str(spec.path))
+    if set(shapes[part]) != set(flat[part]):
+      loaded[part] = unflatten_dict(loaded[part], sep="/")
+  return loaded, origins
+
+
+def check_parts(
+    specs: Mapping[str, Spec], shapes: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[Reader, dict[str, str]]]:
+  """Opens the files of a model's parts and fits every tensor; reads none.
+
+  Args:
+    specs: part -> where it is from.
+    shapes: part -> {path: shape}, flat.
+
+  Returns:
+    {part: (its files, its family's keys -> the files')}.
+
+  Raises:
+    InputError: listing what does not fit, part by part.
+  """
+  readers: dict[Any, Reader] = {}
+  opened, faults = {}, {}
+  for part, spec in specs.items():
+    if spec.path not in readers:
+      readers[spec.path] = open_weights(spec)
+    reader = readers[spec.path]
+    names = part_keys(reader.keys(), spec.whole, spec.part)
+    faults[part, str(spec.path)] = faults_of(
+        reader, names, spec.family, shapes[part])
+    opened[part] = reader, names
+  refuse(faults)
+  return opened
 
 
 def load_tokenizer(source: Spec | str | Path) -> Any:
@@ -163,7 +234,8 @@ def load_tokenizer(source: Spec | str | Path) -> Any:
   Raises:
     InputError: there is none, or one of a kind that is not implemented.
   """
-  path = source.path if isinstance(source, Spec) else locate(source)
+  path = source.path if isinstance(source, Spec) else locate(
+      source, texts_only=True)
   if path.suffix == ".gguf":
     from align_jax.hub.gguf import gguf_tokenizer, open_gguf
     return gguf_tokenizer(open_gguf(path))
@@ -183,7 +255,8 @@ def load_processor(source: Spec | str | Path) -> Any:
   Raises:
     InputError: there is none, or one whose PIL form transformers lacks.
   """
-  path = source.path if isinstance(source, Spec) else locate(source)
+  path = source.path if isinstance(source, Spec) else locate(
+      source, texts_only=True)
   given = processor_fields(path)
   if not given:
     raise InputError(f"no preprocessor_config.json in {path}")

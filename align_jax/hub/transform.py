@@ -84,6 +84,13 @@ class Transform:
     start = place * self.foreign_shape(ours)[axis]
     return start if place >= 0 else whole + start
 
+  def outer_axis(self) -> int:
+    """Our axis that lies outermost in the file, so that a cut of it is one
+    run of bytes; 0 where it is part of a larger axis of ours."""
+    first = self.left[0][0] if self.left else ""
+    return next((i for i, group in enumerate(self.right)
+                 if group == [first]), 0)
+
   def read(self, fetch: Callable[[Slices], np.ndarray], shape: Sequence[int],
            index: Slices) -> np.ndarray:
     """`index` of our array, fetching no more of the foreign one than needed.

@@ -153,6 +153,12 @@ class Checkpoints:
       self._all.close()
 
 
+def save_arrays(folder: Path, arrays: Flat) -> None:
+  """Saves flat arrays in a folder, for any reader of Orbax."""
+  with _context():
+    ocp.save(Path(folder).absolute(), arrays, overwrite=True)
+
+
 def gather_json(value: Any) -> list[Any]:
   """What each process holds, in the order of the processes."""
   if jax.process_count() == 1:

@@ -64,6 +64,7 @@ def train(config: Config, workdir: str | Path, job: Job | None = None,
         "checkpoints are written to a folder that all processes share. Mount "
         "the bucket and give the folder where it is mounted")
   workdir = Path(workdir).absolute()
+  config = manifest.pin(config, workdir)
   manifest.check_same_run(workdir, config)
   done = workdir / "result.json"
   if done.is_file():

@@ -1,6 +1,6 @@
 """What a run was made of: WORKDIR/config.json and WORKDIR/manifest.json."""
 
-import hashlib
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -14,6 +14,8 @@ import jax
 
 from align_jax.config import Config, differences, plain
 from align_jax.errors import InputError
+from align_jax.hub.hashes import sha256
+from align_jax.hub.locate import pinned, revision, unpinned
 from align_jax.train.select import base, cut
 
 PACKAGES = ("align-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
@@ -50,6 +52,30 @@ def check_same_run(workdir: Path, config: Config) -> None:
         f"{workdir} holds a run of another config; go on with that one or "
         "choose another --workdir. They differ in\n"
         + "\n".join(f"  {d}" for d in found))
+
+
+def pin(config: Config, workdir: Path) -> Config:
+  """The config with each model of the Hub at one commit.
+
+  At the run's first start that is the commit it has now; a run that goes on
+  keeps its own, whatever the Hub has since.
+
+  Raises:
+    InputError: there is no such model.
+  """
+  path = workdir / "config.json"
+  saved = read_json(path).get("model", {}) if path.is_file() else {}
+  parts = {}
+  for name in ("tower", "connector", "decoder", "text"):
+    part = getattr(config.model, name)
+    changed = {}
+    for field in ("weights", "tokenizer"):
+      if given := getattr(part, field, ""):
+        old = saved.get(name, {}).get(field) or ""
+        changed[field] = old if unpinned(old) == given else pinned(given)
+    parts[name] = dataclasses.replace(part, **changed)
+  return dataclasses.replace(
+      config, model=dataclasses.replace(config.model, **parts))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,6 +118,8 @@ def describe(config: Config, params: Mapping[str, jax.Array],
       "steps": 0,
       "seconds": 0.0,
       "files": dict(files),
+      # Of the Hub: file -> org/name@commit.
+      "revisions": {f: revision(f) for f in files if revision(f)},
       "provenance": dict(provenance),
   }
 
@@ -166,13 +194,13 @@ def must_keep(path: str, origins: Mapping[str, str],
 
 
 def hash_files(provenance: Mapping[str, str]) -> dict[str, str]:
-  """SHA-256 of every weights file that parameters came from."""
-  found = {}
-  for file in sorted({file for origin in provenance.values()
-                      for file in weights_files(origin)}):
-    with open(file, "rb") as stream:
-      found[file] = hashlib.file_digest(stream, "sha256").hexdigest()
-  return found
+  """SHA-256 of every weights file that parameters came from.
+
+  The Hub's own for a file of its cache; see `hub/hashes.py` for the rest.
+  """
+  return {file: sha256(file) for file in sorted({
+      file for origin in provenance.values()
+      for file in weights_files(origin)})}
 
 
 def check_files(saved: Mapping[str, str], now: Mapping[str, str]) -> None:

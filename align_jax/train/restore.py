@@ -78,7 +78,7 @@ def restore(workdir: str | Path, mesh: Mesh | None = None) -> Restored:
     raise InputError(f"the run in {workdir} has no checkpoint yet")
   meta = checkpoints.meta(step)
   index = meta["stage"]
-  mesh = mesh or _fitting_mesh(config)
+  mesh = mesh or fitting_mesh(config)
   parts = build(config.model, Layout(mesh))
   patterns = [p for stage in config.stages for p in stage.train]
   tree, origins = init_params(parts, mesh, patterns,
@@ -100,7 +100,7 @@ def restore(workdir: str | Path, mesh: Mesh | None = None) -> Restored:
       finished=(workdir / "result.json").is_file())
 
 
-def _fitting_mesh(config: Config) -> Mesh:
+def fitting_mesh(config: Config) -> Mesh:
   """The run's mesh if it fits the devices, otherwise one of all."""
   try:
     return make_mesh(config.mesh)

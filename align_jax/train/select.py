@@ -120,6 +120,22 @@ def split(params: Mapping[str, Any],
   return trained, frozen
 
 
+def split_keys(shapes: Mapping[str, jax.ShapeDtypeStruct],
+               keys: Iterable[str]) -> tuple[Flat, Flat]:
+  """`split` of shapes alone."""
+  trained: Flat = {}
+  frozen = dict(shapes)
+  for key in keys:
+    layers = cut(key)
+    if layers is None:
+      trained[key] = frozen.pop(key)
+    else:
+      stack = shapes[base(key)]
+      trained[key] = stack.update(
+          shape=(layers.stop - layers.start, *stack.shape[1:]))
+  return trained, frozen
+
+
 def merge(trained: Mapping[str, jax.Array],
           frozen: Mapping[str, jax.Array]) -> Flat:
   """(trained, frozen) -> flat parameters; undoes `split`."""

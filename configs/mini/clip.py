@@ -1,7 +1,7 @@
 """The small CLIP tower that this package ships, on easy-VQA's training images.
 
   align-jax train --config mini/clip --workdir runs/mini_clip
-  align-jax convert runs/mini_clip align_jax/weights/mini_clip
+  align-jax convert export runs/mini_clip align_jax/weights/mini_clip
 
 `make mini-clip` does both, in some minutes on two CPU cores.
 """

@@ -34,8 +34,9 @@ def test_convert_writes_what_transformers_reads(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
   capfd.readouterr()
   (tmp_path / "README.md").write_text("a card")
-  assert main(["convert", str(run), str(tmp_path), "--json"]) == 0
+  assert main(["convert", "export", str(run), str(tmp_path), "--json"]) == 0
   said = json.loads(capfd.readouterr().out)
+  assert said.pop("said")
   assert said == json.loads((tmp_path / "manifest.json").read_text())
   assert len(said["images"]) > 3000 and said["steps"] == 2
   assert all(len(digest) == 64 and origin.startswith("easy_vqa/train/")
@@ -50,5 +51,6 @@ def test_convert_writes_what_transformers_reads(
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys) -> None:
-  assert main(["convert", str(tmp_path), str(tmp_path / "out")]) == 2
+  assert main(["convert", "export", str(tmp_path),
+               str(tmp_path / "out")]) == 2
   assert "no run in" in capsys.readouterr().err

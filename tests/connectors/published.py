@@ -10,8 +10,9 @@ import numpy as np
 
 from align_jax.connectors import CONNECTORS
 from align_jax.connectors.protocol import Context
-from align_jax.hub.fill import canonical_keys, load_flat
+from align_jax.hub.fill import load_flat
 from align_jax.hub.keymaps import Family, Rules
+from align_jax.hub.match import canonical_keys
 from align_jax.train.select import flatten, unflatten
 
 

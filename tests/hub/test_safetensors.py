@@ -203,3 +203,89 @@ def test_parameters_without_a_place_are_refused(tmp_path: Path) -> None:
   with pytest.raises(InputError, match="no place for: embed_dv; did you mean "
                                        "'embed_vd'"):
     save_hf({"embed_dv": jnp.zeros((2, 2))}, "llama", CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x80\x02", b"\x80\x05"])
+def test_a_pickle_with_another_name(folder: Path, head: bytes) -> None:
+  (folder / "model.safetensors").write_bytes(head + b"\0" * 100)
+  with pytest.raises(InputError, match="is a pickle, whatever its name.*"
+                                       "save_pretrained"):
+    load_decoder(folder)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("{", "no readable \"weight_map\""),
+    ("[]", "no readable \"weight_map\""),
+    ('{"weight_map": {}}', "names no file"),
+    ('{"weight_map": {"a": "../../etc/passwd"}}', "no \\*.safetensors beside"),
+    ('{"weight_map": {"a": "pytorch_model-1.bin"}}', "pickle can run any code"),
+    ('{"weight_map": {"a": "model.safetensors"}}', "does not hold it"),
+])
+def test_a_corrupted_index(folder: Path, text: str, said: str) -> None:
+  (folder / "model.safetensors.index.json").write_text(text)
+  with pytest.raises(InputError, match=said):
+    load_decoder(folder)
+
+
+def test_an_index_that_points_to_another_file(tmp_path: Path) -> None:
+  save_hf(_params(), "llama", CONFIG, tmp_path, max_bytes=3000)
+  path = tmp_path / "model.safetensors.index.json"
+  index = json.loads(path.read_text())
+  files = index["weight_map"]
+  key = "model.norm.weight"
+  other = next(f for f in files.values() if f != files[key])
+  was, files[key] = files[key], other
+  path.write_text(json.dumps(index))
+  with pytest.raises(InputError, match=f"'{key}' in {other}, it is in {was}"):
+    load_decoder(tmp_path)
+
+
+def test_a_tensor_in_two_files(folder: Path) -> None:
+  (folder / "model.safetensors").rename(folder / "a.safetensors")
+  (folder / "b.safetensors").write_bytes(
+      (folder / "a.safetensors").read_bytes())
+  with pytest.raises(InputError, match="is in a.safetensors and in b.safeten"):
+    load_decoder(folder)
+
+
+def test_large_arrays_are_filled_in_pieces(
+    folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  """In pieces of a row or a head: the same arrays, no matrix read whole."""
+  largest = 0
+  plain = SafetensorsReader.read
+
+  def read(self: Any, key: str, index: Any) -> np.ndarray:
+    nonlocal largest
+    found = plain(self, key, index)
+    largest = max(largest, found.size)
+    return found
+
+  monkeypatch.setattr("align_jax.hub.fill.PIECE_BYTES", 64)
+  monkeypatch.setattr(SafetensorsReader, "read", read)
+  for rows, columns in ((2, 4), (4, 2)):
+    params, _ = load_params(read_spec(folder), _sharded_shapes(rows, columns))
+    jax.tree.map(np.testing.assert_array_equal, params, _params())
+  jax.tree.map(np.testing.assert_array_equal, load_decoder(folder).params,
+               _params())
+  assert largest == 4 * 16  # a head of q; the matrices have 256 and more
+
+
+def test_written_files_are_as_safetensors_writes_them(tmp_path: Path) -> None:
+  from align_jax.hub.write import Tensor, write_safetensors
+  rng = np.random.default_rng(0)
+  want = {"scalar": np.float32(3).reshape(()),
+          "half": rng.normal(size=(3, 5)).astype(np.float16),
+          "wide": rng.normal(size=(2, 3)).astype(np.float64),
+          "brain": np.asarray(jnp.asarray(rng.normal(size=7), jnp.bfloat16))}
+  tensors = [Tensor(k, v.shape, v.dtype, lambda v=v: v)
+             for k, v in want.items()]
+  write_safetensors(tmp_path, tensors)
+  got = load_file(tmp_path / "model.safetensors")
+  assert got.keys() == want.keys()
+  for key, value in want.items():
+    assert got[key].dtype == value.dtype and got[key].shape == value.shape
+    assert got[key].tobytes() == value.tobytes()
+  write_safetensors(tmp_path, tensors, max_bytes=30)
+  assert not (tmp_path / "model.safetensors").exists()
+  write_safetensors(tmp_path, tensors)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors"]

@@ -8,10 +8,11 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from align_jax.errors import InputError
-from align_jax.hub.fill import foreign_tensors, load_flat
+from align_jax.hub.fill import load_flat
 from align_jax.hub.keymaps import Family
+from align_jax.hub.match import faults_of
 from align_jax.hub.transform import Transform
+from align_jax.hub.write import foreign_tensors
 
 CASES = {
     "v d -> v d": ((5, 4), lambda w: w),
@@ -134,19 +135,18 @@ def test_pieces_of_a_fused_tensor(sharded: bool) -> None:
           loaded[f"layers/{name}"][n],
           fused[rows].reshape(-1, 2, 5).transpose(2, 0, 1))
   written = foreign_tensors(_fused(), loaded)
-  assert [(name, shape) for name, shape, *_ in written] == [
+  assert [(t.key, t.shape) for t in written] == [
       ("0.qkv", (16, 5)), ("1.qkv", (16, 5))]
-  for name, _, _, make in written:
-    np.testing.assert_array_equal(make(), file.tensors[name])
+  for tensor in written:
+    np.testing.assert_array_equal(tensor.make(), file.tensors[tensor.key])
 
 
 def test_a_fused_tensor_of_another_size_is_refused() -> None:
   file = _Fused(rows=18)
-  with pytest.raises(InputError) as error:
-    load_flat(file, {k: k for k in file.keys()}, _fused(),
-              _fused_shapes(False), "file")
-  assert ("'0.qkv' has shape [18, 5], our layers/q_dhk needs [16, 5]"
-          in str(error.value))
+  faults = faults_of(file, {k: k for k in file.keys()}, _fused(),
+                     _fused_shapes(False))
+  assert ("'{0..1}.qkv' has shape [18, 5], our layers/q_dhk needs [16, 5]"
+          in faults)
 
 
 def test_pieces_that_leave_a_gap_are_refused() -> None:

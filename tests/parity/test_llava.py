@@ -237,13 +237,13 @@ def test_the_decoder_alone(pair: Any) -> None:
 def test_faults_of_all_parts_are_listed_together(tmp_path: Path) -> None:
   (tmp_path / "config.json").write_text("""{"model_type": "llava",
     "projector_hidden_act": "relu", "vision_feature_layer": [-2, -5],
-    "text_config": {"model_type": "qwen2"},
+    "text_config": {"model_type": "lama"},
     "vision_config": {"model_type": "clip_vision_model", "hidden_act": "selu",
                       "projection_dim": 8, "vocab_size": 32000}}""")
   with pytest.raises(InputError) as error:
     read_spec(tmp_path)
   text = str(error.value)
   for part in ("projector_hidden_act 'relu'", "vision_feature_layer [-2, -5]",
-               "text_config.model_type 'qwen2'", "hidden_act 'selu'"):
+               "text_config: unknown model_type 'lama'", "hidden_act 'selu'"):
     assert part in text
   assert "vocab_size" not in text

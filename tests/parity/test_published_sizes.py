@@ -16,8 +16,8 @@ import torch
 import transformers
 from flax.traverse_util import flatten_dict
 
-from align_jax.hub.fill import foreign_tensors
 from align_jax.hub.pretrained import read_spec
+from align_jax.hub.write import foreign_tensors
 from align_jax.towers.clip import DualConfig
 
 _L14 = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
@@ -104,7 +104,7 @@ def check(name: str, folder: Path) -> None:
                   segment_ids=row)
   shapes = jax.eval_shape(
       lambda x: spec.config.make().init(jax.random.key(0), x), pixels)
-  ours = {key: shape for key, shape, *_ in foreign_tensors(
+  ours = {t.key: t.shape for t in foreign_tensors(
       spec.family, flatten_dict(shapes["params"], sep="/"))}
   want = {key: tuple(value.shape) for key, value in theirs.items()}
   if spec.kind == "dinov2":  # a running model has other names than its file

@@ -82,7 +82,8 @@ def test_a_run_answers_and_is_looked_into(loaded, tmp_path):
 
 def test_the_exported_decoder_is_the_one_with_its_adapters(
     run, loaded, tmp_path):
-  assert main(["convert", str(run), str(tmp_path), "--part", "decoder"]) == 0
+  assert main(["convert", "export", str(run), str(tmp_path), "--to",
+               "hf-decoder"]) == 0
   whole = align_jax.load_decoder(tmp_path)
   assert not any("lora" in p for p in flatten(whole.params))
   tokens = np.arange(12, dtype=np.int32).reshape(2, 6)
@@ -107,7 +108,7 @@ def test_the_exported_decoder_is_the_one_with_its_adapters(
 def test_a_connector_alone_lands_on_another_mesh_with_the_same_outputs(
     run, loaded, tmp_path):
   folder = tmp_path / "connector"
-  assert main(["convert", str(run), str(folder), "--part",
+  assert main(["convert", "export", str(run), str(folder), "--to",
                "connector"]) == 0
   spec = read_connector(folder)
   assert spec.config == {"connector": "align",
@@ -141,9 +142,10 @@ def test_a_connector_alone_lands_on_another_mesh_with_the_same_outputs(
 def test_what_is_no_connector_is_refused(run, tmp_path, capsys):
   with pytest.raises(InputError, match="holds no connector"):
     read_connector(tmp_path)
-  assert main(["convert", str(run), str(tmp_path)]) == 2
-  assert "--part connector" in capsys.readouterr().err
-  assert main(["convert", str(run), str(tmp_path), "--part",
+  assert main(["convert", "export", str(run), str(tmp_path), "--to",
+               "hf-llava"]) == 2
+  assert "is not LLaVA's" in capsys.readouterr().err
+  assert main(["convert", "export", str(run), str(tmp_path), "--to",
                "connector"]) == 0
   with pytest.raises(InputError, match="holds a connector 'align'"):
     read_connector(tmp_path, "mlp")

@@ -36,9 +36,13 @@ class Family:
       in a file, which differ between versions, to those in `rules`.
     ignored: regular expressions of foreign keys that no rule claims and that
       may stand in a file all the same.
-    parts: "tower", "text", "decoder" -> where a part is in this checkpoint.
+    parts: "tower", "text", "connector", "decoder" -> where a part is in this
+      checkpoint.
     resamples: whether a tower reads images of the size that the processor
       beside it gives, resampling the position embeddings to it.
+    models: such as, for people.
+    compose: config.json -> the family of a whole model, whose parts depend on
+      it; None where one family serves every config.
   """
   kind: str
   rules: Rules
@@ -48,6 +52,8 @@ class Family:
   ignored: tuple[str, ...] = ()
   parts: Mapping[str, "Part"] = dataclasses.field(default_factory=dict)
   resamples: bool = False
+  models: str = ""
+  compose: Callable[[dict[str, Any]], "Family"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +82,7 @@ FAMILIES = Registry("model_type", {
     "gemma3_text": "align_jax.hub.keymaps.gemma3:GEMMA3_TEXT",
     "phi3": "align_jax.hub.keymaps.phi3:PHI3",
     "llava": "align_jax.hub.keymaps.llava:LLAVA",
+    "llava_next": "align_jax.hub.keymaps.llava:LLAVA_NEXT",
     "clip": "align_jax.hub.keymaps.clip:CLIP",
     "clip_vision_model": "align_jax.hub.keymaps.clip:CLIP_VISION",
     "siglip": "align_jax.hub.keymaps.siglip:SIGLIP",
@@ -89,6 +96,20 @@ FAMILIES = Registry("model_type", {
         "align_jax.hub.keymaps.eva:INSTRUCTBLIP_VISION",
     "blip_2_vision_model": "align_jax.hub.keymaps.eva:BLIP2_VISION",
 })
+
+
+def family_of(raw: dict[str, Any], default: str = "") -> Family:
+  """The family of a config.json, composed if it is a whole model's.
+
+  Args:
+    raw: config.json, or a section of one.
+    default: the model_type of a section that does not say it.
+
+  Raises:
+    KeyError: an unknown model_type; the message lists those that are known.
+  """
+  family = FAMILIES.get(raw.get("model_type") or default)
+  return family.compose(raw) if family.compose else family
 
 
 def prefixed(rules: Rules, ours: str, theirs: str) -> Rules:
