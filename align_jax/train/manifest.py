@@ -17,6 +17,7 @@ from align_jax.errors import InputError
 from align_jax.hub.hashes import sha256
 from align_jax.hub.locate import pinned, revision, unpinned
 from align_jax.train.select import base, cut
+from align_jax.typed import with_defaults
 
 PACKAGES = ("align-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
             "grain", "numpy", "transformers", "tensorflow-datasets",
@@ -37,14 +38,17 @@ OF_A_START = ("command", "commit", "python", "versions", "device", "devices",
 def check_same_run(workdir: Path, config: Config) -> None:
   """Refuses to go on with a run that another config began.
 
+  A field that the run's config could not have, being younger than the run,
+  stood at its default.
+
   Raises:
     InputError: lists the fields that differ.
   """
   path = workdir / "config.json"
   if not path.is_file():
     return
-  saved = json.loads(path.read_text(encoding="utf-8"))
-  found = [d for d in differences(saved, plain(config))
+  saved = read_json(path)
+  found = [d for d in differences(with_defaults(saved), plain(config))
            if not d.replace(":", ".").startswith(
                tuple(f"{f}." for f in MAY_DIFFER))]
   if found:

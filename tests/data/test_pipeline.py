@@ -26,7 +26,7 @@ from align_jax.data.quarantine import Quarantine
 from align_jax.data.render import TEMPLATES
 from align_jax.errors import InputError
 from align_jax.ops.stack import REMAT
-from align_jax.validate import CHOICES
+from align_jax.typed import CHOICES
 from tests.data.samples import example, mixed_examples, png
 
 SIZE = 8

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from align_jax.config import MeshConfig
+from align_jax.config import MeshConfig, plain
 from align_jax.data import BadSample
 from align_jax.data.quarantine import Quarantine
 from align_jax.errors import InputError
@@ -20,6 +20,7 @@ from align_jax.train.audit import AuditError
 from align_jax.train.checkpoint import Checkpoints
 from align_jax.train.compilations import RecompiledError
 from align_jax.train.loop import result_line, train
+from align_jax.train.manifest import check_same_run
 from align_jax.train.watch import NotFiniteError
 from tests.train import toy
 
@@ -115,6 +116,18 @@ def test_another_config_is_refused(whole):
   with pytest.raises(InputError) as raised:
     train(config, workdir, show=False)
   assert str(raised.value).splitlines()[1:] == ["  seed: saved 0, given 1"]
+
+
+def test_a_run_older_than_a_field_goes_on(tmp_path):
+  config = toy.config()
+  saved = plain(config)
+  del saved["model"]["prompt_tokens"], saved["stages"][0]["moment_dtype"]
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  check_same_run(tmp_path, config)
+  saved["stages"][0]["gone_since"] = 1
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  with pytest.raises(InputError, match="gone_since: saved 1"):
+    check_same_run(tmp_path, config)
 
 
 @pytest.mark.parametrize("kind", [str, Path])
