@@ -31,6 +31,7 @@ from align_jax.data.example import Example
 from align_jax.data.render import Renderer
 from align_jax.decoders import DECODERS
 from align_jax.decoders.lora import Lora, is_adapter
+from align_jax.decoders.transformer import DecoderConfig
 from align_jax.errors import InputError
 from align_jax.hub.connector_file import is_connector, read_connector
 from align_jax.hub.pretrained import (
@@ -215,7 +216,8 @@ def _read(part: PartConfig, name: str,
     return spec.config, spec
   if part.published:
     kind, config = read_published(part.published, name)
-    if kind not in registry:
+    # One body serves all families of decoders; towers are of many classes.
+    if isinstance(config, DecoderConfig) != (registry is DECODERS):
       raise InputError(f"model.{name}.published: {part.published!r} is a "
                        f"{kind}, which is no {registry.kind}")
     return config, None

@@ -90,10 +90,10 @@ def read_spec(weights: str | Path, part: str = "") -> Spec:
   config = family.read_config(section)
   if pixels := processor_fields(path):
     if hasattr(config, "mean"):
-      config = _reading(config, pixels, family.resamples)
+      config = with_processor(config, pixels, family.resamples)
     elif hasattr(getattr(config, "tower", None), "mean"):
       config = dataclasses.replace(
-          config, tower=_reading(config.tower, pixels, False))
+          config, tower=with_processor(config.tower, pixels, False))
   return Spec(family.kind, config, path, family, whole, part, raw)
 
 
@@ -112,8 +112,15 @@ def processor_fields(path: Path) -> dict[str, Any]:
   return {}
 
 
-def _reading(tower: Any, pixels: Mapping[str, Any], resamples: bool) -> Any:
-  """A tower's config with what the image processor beside it decides."""
+def with_processor(tower: Any, pixels: Mapping[str, Any],
+                   resamples: bool) -> Any:
+  """A tower's config with what the image processor beside it decides.
+
+  Args:
+    tower: as its own config.json says it.
+    pixels: of the processor, see `processor_fields`.
+    resamples: positions fit another size of images, too.
+  """
   changed = dict(mean=tuple(pixels.get("image_mean") or tower.mean),
                  std=tuple(pixels.get("image_std") or tower.std))
   cropped = pixels.get("do_center_crop", True) and pixels.get("crop_size")

@@ -11,6 +11,7 @@ from typing import Any
 
 from align_jax.errors import InputError
 from align_jax.hub.keymaps import FAMILIES
+from align_jax.hub.pretrained import with_processor
 from align_jax.registry import nearest
 
 
@@ -21,9 +22,11 @@ class Published:
   Attributes:
     repo: its name on the Hugging Face hub, whose config.json is the source.
     config: of that file, what says sizes.
+    pixels: of its preprocessor_config.json, where that says another size.
   """
   repo: str
   config: Mapping[str, Any]
+  pixels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _llama3(repo: str, factor: float, **sizes: Any) -> Published:
@@ -60,6 +63,12 @@ PUBLISHED: dict[str, Published] = {
         "meta-llama/Llama-3.1-70B", 8.0, hidden_size=8192,
         num_hidden_layers=80, num_attention_heads=64,
         intermediate_size=28_672, tie_word_embeddings=False),
+    "llama3_8b": Published("meta-llama/Meta-Llama-3-8B-Instruct", dict(
+        model_type="llama", hidden_act="silu", vocab_size=128_256,
+        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, intermediate_size=14_336, rms_norm_eps=1e-5,
+        rope_theta=500_000.0, max_position_embeddings=8192,
+        tie_word_embeddings=False)),
     "vicuna_7b": _vicuna(
         "lmsys/vicuna-7b-v1.5", hidden_size=4096, num_hidden_layers=32,
         num_attention_heads=32, num_key_value_heads=32,
@@ -74,6 +83,19 @@ PUBLISHED: dict[str, Published] = {
         num_key_value_heads=3, intermediate_size=1536, rms_norm_eps=1e-5,
         rope_theta=100_000.0, max_position_embeddings=8192,
         tie_word_embeddings=True)),
+    "gemma_2b": Published("google/gemma-2b", dict(
+        model_type="gemma", hidden_act="gelu", vocab_size=256_000,
+        hidden_size=2048, num_hidden_layers=18, num_attention_heads=8,
+        num_key_value_heads=1, head_dim=256, intermediate_size=16_384,
+        rms_norm_eps=1e-6, rope_theta=10_000.0,
+        max_position_embeddings=8192)),
+    "phi3_mini": Published("microsoft/Phi-3-mini-4k-instruct", dict(
+        model_type="phi3", hidden_act="silu", vocab_size=32_064,
+        hidden_size=3072, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=32, intermediate_size=8192, rms_norm_eps=1e-5,
+        rope_theta=10_000.0, max_position_embeddings=4096,
+        original_max_position_embeddings=4096, sliding_window=2047,
+        tie_word_embeddings=False)),
     "siglip_so400m_384": Published("google/siglip-so400m-patch14-384", dict(
         model_type="siglip_vision_model", hidden_size=1152,
         intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
@@ -84,6 +106,22 @@ PUBLISHED: dict[str, Published] = {
         intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
         image_size=336, patch_size=14, hidden_act="quick_gelu",
         layer_norm_eps=1e-5, projection_dim=768)),
+    "clip_l14": Published("openai/clip-vit-large-patch14", dict(
+        model_type="clip_vision_model", hidden_size=1024,
+        intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+        image_size=224, patch_size=14, hidden_act="quick_gelu",
+        layer_norm_eps=1e-5, projection_dim=768)),
+    # Learnt at 518 pixels a side; its processor cuts out 224.
+    "dinov2_l": Published("facebook/dinov2-large", dict(
+        model_type="dinov2", hidden_size=1024, num_hidden_layers=24,
+        num_attention_heads=16, mlp_ratio=4, image_size=518, patch_size=14,
+        hidden_act="gelu", layer_norm_eps=1e-6), dict(
+            do_center_crop=True, crop_size=dict(height=224, width=224))),
+    "eva_g": Published("Salesforce/instructblip-vicuna-7b", dict(
+        model_type="instructblip_vision_model", hidden_size=1408,
+        intermediate_size=6144, num_hidden_layers=39, num_attention_heads=16,
+        image_size=224, patch_size=14, hidden_act="gelu",
+        layer_norm_eps=1e-6, qkv_bias=True)),
 }
 
 
@@ -103,4 +141,7 @@ def read_published(name: str, part: str = "") -> tuple[str, Any]:
                      f"{', '.join(PUBLISHED)}{nearest(name, PUBLISHED)}")
   config = dict(PUBLISHED[name].config)
   family = FAMILIES.get(config["model_type"])
-  return family.kind, family.read_config(config)
+  read = family.read_config(config)
+  if pixels := PUBLISHED[name].pixels:
+    read = with_processor(read, pixels, family.resamples)
+  return family.kind, read
