@@ -31,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "default: the config's plan.topology")
   parser.add_argument("--stage", default="", metavar="NAME",
                       help="one stage; default: all")
+  parser.add_argument(
+      "--keep", default="", metavar="FOLDER",
+      help="keep what the compiler makes of each program here, and read what "
+      "was kept of one before")
   parser.add_argument("--json", action="store_true",
                       help="print the plan as one JSON object")
 
@@ -40,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
   with kept_clean():
     from align_jax.plan.whole import plan
 
-    result, verdicts = plan(config, args.topology, args.stage, args.config)
+    result, verdicts = plan(config, args.topology, args.stage, args.config,
+                            args.keep)
   if args.json:
     print(json.dumps(result))
   else:

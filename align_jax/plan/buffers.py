@@ -80,6 +80,10 @@ class _Lives:
   def __init__(self, program: Program):
     self.program = program
     self.known: dict[str, list[Buffer]] = {}
+    self.bodies = {
+        id(program.computations.get(name))
+        for ops in program.computations.values() for op in ops.values()
+        if op.opcode == "while" for name in op.called("body")}
 
   def peak(self, name: str) -> list[Buffer]:
     """New buffers that live when a computation needs most."""
@@ -91,6 +95,7 @@ class _Lives:
   def _run(self, ops: Computation) -> list[Buffer]:
     leaves = self._leaves(ops)
     last: dict[int, int] = {}
+    elsewhere = self._donated(ops, leaves)
     for i, op in enumerate(ops.values()):
       if op.root:
         last |= dict.fromkeys(leaves[op.name], len(ops))
@@ -107,7 +112,8 @@ class _Lives:
         taken = {leaf for operand in op.operands
                  for leaf in leaves.get(operand, ())}
         for leaf, s in zip(leaves[op.name], op.shapes):
-          if s.space or s.held < _SMALL or leaf in taken:
+          if (s.space or s.held < _SMALL or leaf in taken
+              or leaf in elsewhere):
             continue
           if s.held in room:  # written over what ends here
             room.remove(s.held)
@@ -140,6 +146,9 @@ class _Lives:
       else:
         own = list(range(count, count + len(op.shapes)))
         count += len(op.shapes)
+        for place, operand in self._in_place(op).items():
+          if len(given[operand]) == 1:
+            own[place] = given[operand][0]
         for place, operand, inner in _OVER.findall(op.attrs):
           source = given[int(operand)] if int(operand) < len(given) else []
           if int(inner or 0) < len(source) and int(place or 0) < len(own):
@@ -147,9 +156,49 @@ class _Lives:
         leaves[op.name] = own
     return leaves
 
+  def _donated(self, ops: Computation,
+               leaves: dict[str, list[int]]) -> set[int]:
+    """Results that are written over arguments of the program, or over what a
+    loop carries."""
+    root = next((op for op in ops.values() if op.root), None)
+    found = leaves[root.name] if root is not None else []
+    if id(ops) in self.bodies:
+      return set(found)
+    if ops is not self.program.computations.get(self.program.entry):
+      return set()
+    return {leaf for i, leaf in enumerate(found) if i in self.program.donated}
+
+  def _in_place(self, op: Op) -> dict[int, int]:
+    """Place of a result -> place of the operand that it is an update of."""
+    if op.opcode == "dynamic-update-slice":
+      return {0: 0}
+    body = self.program.computations.get(
+        (op.called("calls") or [""])[0]) if op.opcode == "fusion" else None
+    if not body:
+      return {}
+    root = next((o for o in body.values() if o.root), None)
+    results = ([body.get(n) for n in root.operands]
+               if root is not None and root.opcode == "tuple" else [root])
+    found = {}
+    for place, result in enumerate(results):
+      result = _unwrapped(result, body)
+      if result is None or result.opcode != "dynamic-update-slice":
+        continue
+      source = _unwrapped(body.get(result.operands[0]), body)
+      if source is not None and source.opcode == "parameter":
+        found[place] = int(re.search(r"value=(\d+)$", source.attrs)[1])
+    return found
+
   def _inside(self, op: Op) -> list[Buffer]:
     """What a loop's body or a branch needs beside what it is handed."""
     names = {"while": ("body",), "call": ("to_apply",), "conditional": (
         "branch_computations", "true_computation", "false_computation")}
     return max((self.peak(b) for b in op.called(*names.get(op.opcode, ()))),
                key=_total, default=[])
+
+
+def _unwrapped(op: Op | None, inside: Computation) -> Op | None:
+  """What a chain of bitcasts names."""
+  while op is not None and op.opcode == "bitcast":
+    op = inside.get(op.operands[0])
+  return op

@@ -3,8 +3,10 @@
   python -m align_jax.plan.everything [FOLDER ...]
 
 One process a config, one after the other: compilers do not give back what
-they held. Exits with 1 where a config does not fit, or misses a goal without
-saying why.
+they held. What the compiler made is kept in runs/plans, so that a call that
+was broken off goes on where it was, and one that follows a change compiles
+again what the change made another program. Exits with 1 where a config does
+not fit, or misses a goal without saying why.
 """
 
 import importlib.util
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 GOALS = ("T1", "T2", "T3", "T4", "T5")
+KEPT = "runs/plans"
 
 
 def specs(folder: Path) -> list[str]:
@@ -36,7 +39,8 @@ def planned(spec: str) -> dict[str, Any]:
   """The plan of one config, or {"error": text}."""
   done = subprocess.run(
       [sys.executable, "-m", "align_jax.cli.main", "plan", "--config", spec,
-       "--json"], capture_output=True, text=True, check=False)
+       "--json", "--keep", KEPT], capture_output=True, text=True,
+      check=False)
   lines = done.stdout.strip().splitlines()
   if lines and lines[-1].startswith("{"):
     return json.loads(lines[-1])

@@ -95,8 +95,17 @@ Computation = dict[str, Op]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
+  """A module.
+
+  Attributes:
+    computations: by name.
+    entry: the name of that which runs.
+    donated: places, in the entry's result, of arrays that are written over
+      arguments.
+  """
   computations: dict[str, Computation]
   entry: str
+  donated: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +146,9 @@ def parse(text: str) -> Program:
       current[op.name] = op
   if not entry:
     raise ValueError("no entry computation: this is no HLO module's text")
-  return Program(computations, entry)
+  header = text[:text.find("\n\n")]
+  return Program(computations, entry, frozenset(
+      int(place or 0) for place in re.findall(r"\{(\d*)\}: \(\d+", header)))
 
 
 def _whole_lines(text: str) -> list[str]:

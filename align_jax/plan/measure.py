@@ -109,6 +109,8 @@ def measure(program: Program, devices: int) -> Measured:
       # and in that which ends it. It runs as often as it is started.
       starts = any(o.opcode == "custom-call" and "AsyncCollectiveStart"
                    in o.attrs for o in inside.values())
+      if kind == "all-reduce" and visit.fused and _scattered(op, inside):
+        kind = "reduce-scatter"
       if key not in collectives or starts:
         collectives[key] = _collective(op, inside, kind, visit, devices)
     elif op.opcode == "while":
@@ -263,16 +265,37 @@ def _collective(op: Op, inside: Computation, kind: str, visit: Visit,
                     visit.loops, op.op_name)
 
 
+def _scattered(op: Op, inside: Computation) -> bool:
+  """Whether of what a fused all-reduce gives a slice alone leaves the fusion.
+
+  So TPUs write a reduce-scatter: one fusion, of one emitter, that sends half
+  of what an all-reduce does.
+  """
+  names = {op.name}
+  for other in inside.values():
+    if other.opcode in ("bitcast", "get-tuple-element") and (
+        names & set(other.operands)):
+      names.add(other.name)
+  users = [o for o in inside.values() if o.name not in names
+           and names & set(o.operands)]
+  return bool(users) and all(o.opcode == "dynamic-slice" for o in users)
+
+
 def device_groups(attrs: str, devices: int) -> np.ndarray:
   """Which devices take part together, i32[groups, members]."""
-  named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attrs)
+  named = re.search(
+      r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(([^{]*)\))?\s*"
+      r"\{([^}]*)\}", attrs)
   if named:
     sizes = dict((name, int(n)) for name, n in
                  re.findall(r"'(\w+)'=(\d+)", named[1]))
-    chosen = re.findall(r"'(\w+)'", named[2])
+    chosen = re.findall(r"'(\w+)'", named[3])
     names = list(sizes)
-    places = np.arange(math.prod(sizes.values())).reshape(
-        tuple(sizes.values()))
+    places = np.arange(math.prod(sizes.values()))
+    order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", named[2] or "")
+    if order:
+      places = _dealt(places, order[1], order[2])
+    places = places.reshape(tuple(sizes.values()))
     inner = [names.index(n) for n in chosen]
     outer = [i for i in range(len(names)) if i not in inner]
     return places.transpose(outer + inner).reshape(
@@ -285,11 +308,9 @@ def device_groups(attrs: str, devices: int) -> np.ndarray:
   short = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\]"
                     r"(?:T\(([\d,]+)\))?", attrs)
   if short:
-    numbers = lambda t: [int(n) for n in t.split(",")]
-    places = np.arange(math.prod(numbers(short[2]))).reshape(numbers(short[2]))
-    if short[3]:
-      places = places.transpose(numbers(short[3]))
-    return places.reshape(numbers(short[1]))
+    count = math.prod(map(int, short[2].split(",")))
+    places = _dealt(np.arange(count), short[2], short[3])
+    return places.reshape([int(n) for n in short[1].split(",")])
   pairs = re.search(r"source_target_pairs=\{([\d,{}]*)\}", attrs)
   if pairs:  # those that a first device reaches, hop by hop
     hops = dict(tuple(map(int, pair.split(",")))
@@ -300,6 +321,13 @@ def device_groups(attrs: str, devices: int) -> np.ndarray:
       ring.append(following)
     return np.array([ring])
   return np.arange(devices).reshape(1, -1)
+
+
+def _dealt(places: np.ndarray, shape: str, axes: str | None) -> np.ndarray:
+  """Devices laid out in a shape, its axes then in another order."""
+  numbers = lambda text: [int(n) for n in text.split(",")]
+  places = places.reshape(numbers(shape))
+  return places.transpose(numbers(axes)) if axes else places
 
 
 def _traffic(op: Op, inside: Computation, program: Program) -> float:

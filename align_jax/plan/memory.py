@@ -3,13 +3,12 @@
 What lies there all the time follows from shapes and shardings exactly. What
 comes and goes is the most that any of five moments of a step needs:
 
-  head        the head gathered, logits of one chunk, the head's gradient and
-              the product that is added to it
+  head        the head gathered, logits of one chunk and the head's gradient
   decoder     one layer's intermediates and gathered weights, the gradients of
               the stack, the head's, which is not summed over devices yet
   connector   its intermediates; for ALIGN, V-sized ones
   tower       as the decoder
-  update      all gradients, and the head's as it is summed
+  update      all gradients, the head's still whole
 
 beside what was kept for the backward pass (a layer's input under "full").
 """
@@ -119,14 +118,14 @@ class _Moments:
     if self.stage.accumulate > 1:  # the sum over microbatches lies beside
       casts += sum(grads.values())
     return {
-        "head": (casts + kept + table + 2 * head + 2 * self._logits()),
+        "head": (casts + kept + table + head + 2 * self._logits()),
         "decoder": (casts + kept + head + grads["decoder"]
                     + self._decoder_layer()),
         "connector": (casts + self._kept_tower() + head + grads["decoder"]
                       + grads["connector"] + self._connector()),
         "tower": (casts + self._kept_tower() + head + sum(grads.values())
                   + self._tower_layer()),
-        "update": 2 * head + sum(grads.values()),
+        "update": head + sum(grads.values()),
     }
 
   def _gradients(self, part: str) -> float:
@@ -207,7 +206,7 @@ class _Moments:
     form = attention_form(self.parts, length)
     if form != "plain":  # never all at once
       scores = min(scores, 12.0 * SCORES) if form == "chunked" else 0.0
-    return (2 * weights * self.width + wide + scores
+    return (weights * self.width + wide + scores
             + 6 * self.tokens * c.width * self.width)
 
   def _tower_layer(self) -> float:

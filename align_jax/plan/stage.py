@@ -6,7 +6,6 @@ What is printed and what `--json` gives is one plain dictionary a stage.
 import dataclasses
 import math
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from align_jax.plan.bounds import bounds, places_of
 from align_jax.plan.buffers import largest
 from align_jax.plan.check import check
 from align_jax.plan.chips import CHIPS, Chip, chip_named
+from align_jax.plan.compiled import Compiled, compiled
 from align_jax.plan.measure import Measured, measure
 from align_jax.plan.memory import predict
 from align_jax.train.ahead import abstract_stage
@@ -97,8 +97,15 @@ def abstract_mesh(axes: dict[str, int], platform: str = "") -> AbstractMesh:
 
 
 def plan_stage(config: Config, stage: StageConfig, where: Target,
-               compiling: bool = True) -> StagePlan:
+               compiling: bool = True, kept: str = "") -> StagePlan:
   """The plan of one stage.
+
+  Args:
+    config: of the run.
+    stage: of the config.
+    where: what it is planned for.
+    compiling: False leaves out all that needs a compiler.
+    kept: a folder of compiled programs, see `compiled`.
 
   Raises:
     ConfigError: the mesh, the rows or the heads do not fit the devices.
@@ -111,18 +118,13 @@ def plan_stage(config: Config, stage: StageConfig, where: Target,
     return plan
   mesh = make_mesh(config.mesh, where.devices)
   step, state, batch, parts = abstract_stage(config, stage, mesh)
-  since = time.monotonic()
-  try:
-    compiled = step.lower(state, batch).compile()
-  except jax.errors.JaxRuntimeError as error:
-    if not _short_of_memory(error):
-      raise
-    return plan | {
-        "fits": False, "compile_seconds": round(time.monotonic() - since, 1),
-        "refusal": str(error).splitlines()[0][:300]}
-  plan["compile_seconds"] = round(time.monotonic() - since, 1)
-  return plan | judged_memory(compiled, where, state, batch) | (
-      _measured(compiled, config, stage, where, mesh, parts, plan, state))
+  found = compiled(step.lower(state, batch), where.topology, kept)
+  plan["compile_seconds"] = round(found.seconds, 1)
+  if found.refusal:
+    return plan | {"fits": False, "refusal": found.refusal}
+  program = hlo.parse(found.text)
+  return plan | judged_memory(found, program, where, state, batch) | (
+      _measured(program, config, stage, where, mesh, parts, plan, state))
 
 
 def predicted(config: Config, stage: StageConfig, where: Target,
@@ -167,26 +169,23 @@ def all_shapes(config: Config, parts: Parts, mesh: Any) -> dict[str, Any]:
   return param_shapes(parts, mesh, [p for s in config.stages for p in s.train])
 
 
-def judged_memory(compiled: Any, where: Target, state: Any,
-                  batch: Any) -> StagePlan:
+def judged_memory(found: Compiled, program: hlo.Program, where: Target,
+                  state: Any, batch: Any) -> StagePlan:
   """The compiler's own figures, and the buffers that are largest."""
-  found = compiled.memory_analysis()
-  used = float(found.argument_size_in_bytes + found.temp_size_in_bytes
-               + found.output_size_in_bytes - found.alias_size_in_bytes)
   return {
-      "fits": used <= where.hbm, "used_bytes": used,
-      "argument_bytes": float(found.argument_size_in_bytes),
-      "temporary_bytes": float(found.temp_size_in_bytes),
-      "spare_share": 1 - used / where.hbm,
-      "largest_buffers": largest(hlo.parse(compiled.as_text()), state, batch),
+      "fits": found.used <= where.hbm, "used_bytes": found.used,
+      "argument_bytes": found.arguments,
+      "temporary_bytes": found.temporaries,
+      "spare_share": 1 - found.used / where.hbm,
+      "largest_buffers": largest(program, state, batch),
   }
 
 
-def _measured(compiled: Any, config: Config, stage: StageConfig,
+def _measured(program: hlo.Program, config: Config, stage: StageConfig,
               where: Target, mesh: Mesh, parts: Parts, plan: StagePlan,
               state: Any) -> StagePlan:
-  """What the program does, read from its text."""
-  seen = measure(hlo.parse(compiled.as_text()), where.count)
+  """What the program does."""
+  seen = measure(program, where.count)
   shapes = all_shapes(config, parts, mesh)
   decoder = getattr(parts.model, "decoder", None)
   sizes = decoder.config if decoder is not None else None
@@ -255,8 +254,3 @@ def summary(seen: Measured) -> list[dict[str, Any]]:
 def _line(c: Any) -> str:
   shapes = " ".join(f"{s.dtype}{list(s.dims)}" for s in c.shapes)
   return f"{c.kind} {shapes} x {c.times:g} {c.op_name}"
-
-
-def _short_of_memory(error: Exception) -> bool:
-  text = str(error)
-  return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()

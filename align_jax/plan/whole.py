@@ -15,8 +15,8 @@ from align_jax.plan.stage import Target, plan_stage, target
 
 
 def plan(config: Config, where: str = "", stage: str = "",
-         source: str = "") -> tuple[dict[str, Any],
-                                    dict[str, dict[str, Verdict]]]:
+         source: str = "", kept: str = "",
+         ) -> tuple[dict[str, Any], dict[str, dict[str, Verdict]]]:
   """The plan of a config.
 
   Args:
@@ -24,6 +24,7 @@ def plan(config: Config, where: str = "", stage: str = "",
     where: a topology; "" is the config's own.
     stage: the name of one; "" is all.
     source: how the config was named, for the advice's command.
+    kept: a folder of compiled programs, see `compiled`.
 
   Returns:
     (plain JSON, verdicts by stage and goal).
@@ -43,10 +44,10 @@ def plan(config: Config, where: str = "", stage: str = "",
   place = target(name, config.mesh)
   stages, verdicts = {}, {}
   for one in chosen:
-    found = plan_stage(config, one, place)
+    found = plan_stage(config, one, place, kept=kept)
     if not found["fits"]:
       if "used_bytes" not in found and "refusal" in found:
-        found |= buffers_elsewhere(config, one, place)
+        found |= buffers_elsewhere(config, one, place, kept)
       found["advice"] = _said(advise(config, one, place), place, source)
     stages[one.name] = found
     verdicts[one.name] = judge(found)

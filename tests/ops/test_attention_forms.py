@@ -1,6 +1,7 @@
 """Every form of attention gives what the plain one gives, gradients too."""
 
 import functools
+import types
 from typing import Any
 
 import jax
@@ -314,6 +315,33 @@ def test_the_triton_form_lowers_for_a_gpu(width):
   lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(
       *arrays, ids).lower(lowering_platforms=("cuda",))
   assert lowered.as_text().count("custom_call @__gpu$xla.gpu.triton") >= 3
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_cudnn_form_lowers_for_a_gpu(causal, monkeypatch):
+  """Without one: as far as the library's calls. What JAX asks of the machine
+  at hand, the library's version and the chip's, is answered for a Hopper."""
+  from jax._src.cudnn import fused_attention_stablehlo as calls
+
+  monkeypatch.setattr(calls, "check_cudnn_version", lambda: 91_100)
+  monkeypatch.setattr(calls, "check_compute_capability",
+                      lambda least: float(least) <= 9.0)
+  length = 1024
+  arrays = [jax.ShapeDtypeStruct((2, length, h, 64), jnp.bfloat16)
+            for h in (4, 2, 2)]
+  places = np.tile(np.arange(length), (2, 1)) if causal else None
+  gpu = types.SimpleNamespace(platform="gpu", mesh=None,
+                              shards=lambda axes: 1)
+
+  def loss(q, k, v):
+    return attention(q, k, v, causal=causal, packed=True, layout=gpu,
+                     q_positions=places, kv_positions=places).sum()
+
+  lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(
+      *arrays).lower(lowering_platforms=("cuda",)).as_text()
+  assert lowered.count("@__cudnn$fmhaSoftmax(") == 1
+  assert lowered.count("@__cudnn$fmhaSoftmaxBackward(") == 1
+  assert f"{length}x{length}x" not in lowered
 
 
 def test_every_form_is_known():

@@ -57,6 +57,8 @@ def test_a_transfer_inside_a_loop_is_counted_every_turn():
     ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
     ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
     ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}",
+     [[0, 1], [2, 3]]),
     ("replica_groups={}", [[0, 1, 2, 3]]),
     ("source_target_pairs={{0,1},{1,0},{2,3},{3,2}}", [[0, 1]]),
 ])
@@ -119,3 +121,33 @@ def test_a_kernel_over_several_lines_is_one_that_tells_its_cost():
   # Three products of queries by keys by width, three quarters of each.
   want = 3 * 2 * 2 * 4 * 1024 * 1024 * 64 * 0.75
   assert found.flops_by_part == {"decoder": want} and found.flops == want
+
+
+SCATTER = '''HloModule m
+
+%all-reduce-scatter (whole: f32[8,128]) -> f32[8,32] {
+  %whole = f32[8,128]{1,0} parameter(0)
+  %sum = f32[8,128]{1,0} all-reduce(%whole), channel_id=1, \
+replica_groups={{0,1,2,3}}, to_apply=%add
+  %start = u32[] partition-id()
+  %zero = u32[] constant(0)
+  ROOT %own = f32[8,32]{1,0} dynamic-slice(%sum, %zero, %start), \
+dynamic_slice_sizes={8,32}
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[8,32] {
+  %x = f32[8,128]{1,0} parameter(0)
+  ROOT %out = f32[8,32]{1,0} fusion(%x), kind=kCustom, \
+calls=%all-reduce-scatter
+}
+'''
+
+
+def test_an_all_reduce_of_which_a_slice_is_kept_sends_half():
+  transfer, = measure(parse(SCATTER), 4).collectives
+  assert transfer.kind == "reduce-scatter"
+  assert transfer.wire == 8 * 128 * 4 * 3 / 4
+  whole = SCATTER.replace("dynamic-slice(%sum", "custom-call(%sum")
+  transfer, = measure(parse(whole), 4).collectives
+  assert transfer.kind == "all-reduce"
+  assert transfer.wire == 2 * 8 * 128 * 4 * 3 / 4

@@ -94,7 +94,8 @@ def test_the_report_says_what_a_person_asks(config, capsys, monkeypatch):
   from align_jax.plan.stage import plan_stage
 
   monkeypatch.setattr(whole, "plan_stage",
-                      lambda c, s, t: plan_stage(c, s, t, compiling=False))
+                      lambda c, s, t, kept: plan_stage(
+                          c, s, t, compiling=False))
   code, out, err = _plan(capsys, "--config", config)
   assert code == 0
   for text in ("stage connect on cpu:8", "stage all on cpu:8",
