@@ -32,6 +32,7 @@ OBJECTIVES = Registry("objective", {
     "cg_vlm": "align_jax.objectives.cg_vlm:CgVlm",
     "patch_cosine": "align_jax.objectives.patch_cosine:PatchCosine",
     "sea": "align_jax.objectives.sea:Sea",
+    "sea_soft": "align_jax.objectives.sea_soft:SeaSoft",
     "vlap": "align_jax.objectives.vlap:Vlap",
 })
 

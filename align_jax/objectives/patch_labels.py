@@ -22,10 +22,12 @@ class Pairs(NamedTuple):
     token: i32[B,R], place in the row's N*T visual tokens.
     word: i32[B,R], index into the word list.
     keep: b[B,R], whether there is such a pair.
+    patch: i32[B,R], the patch whose word it is, in the row's N*P patches.
   """
   token: jax.Array
   word: jax.Array
   keep: jax.Array
+  patch: jax.Array
 
 
 def of_slots(extras: dict[str, jax.Array],
@@ -134,9 +136,10 @@ def draw(rng: jax.Array, words: jax.Array, scores: jax.Array, tokens: int,
   patch = row * side * block + col
   token = (row // block) * side + col // block
   word = jnp.take_along_axis(word, patch, -1)
-  place = jnp.arange(n)[:, None] * tokens + token
+  image = jnp.arange(n)[:, None]
   flat = lambda x: x.reshape(b, n * across * across)
-  return Pairs(flat(place), flat(jnp.where(keep, word, -1)), flat(keep))
+  return Pairs(flat(image * tokens + token), flat(jnp.where(keep, word, -1)),
+               flat(keep), flat(image * patches + patch))
 
 
 def first_of_each(rng: jax.Array, pairs: Pairs, groups: int = 1) -> Pairs:

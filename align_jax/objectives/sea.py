@@ -138,25 +138,28 @@ class Sea:
               rng: jax.Array, layout: Layout,
               ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The pairs themselves: x f[B,R,D], t f32[B,R,D] and keep b[B,R]."""
-    token, word, keep = self.pairs(batch, rng, layout)
-    visual = outputs["visual_tokens"]
-    x = jnp.take_along_axis(
-        visual.reshape(visual.shape[0], -1, visual.shape[-1]),
-        token[..., None], axis=1)
-    return x, word_embeddings(outputs["embed_vd"], self.table_qm,
-                              jnp.maximum(word, 0), layout), keep
+    token, word, keep, _ = self.pairs(batch, rng, layout)
+    return tokens_at(outputs, token), word_embeddings(
+        outputs["embed_vd"], self.table_qm, jnp.maximum(word, 0), layout), keep
+
+  def scale(self, outputs: dict[str, Any]) -> jax.Array:
+    """One over the temperature, f32[]."""
+    log_scale = outputs["scalars"][SCALAR] if self.log_scale is None else (
+        jnp.float32(self.log_scale))
+    return jnp.exp(jnp.minimum(log_scale, MAX_LOG_SCALE))
 
   def __call__(self, outputs: dict[str, Any], batch: dict[str, Any],
                rng: jax.Array, layout: Layout) -> jax.Array:
     """The loss summed over the pairs, f32[]."""
-    x, t, keep = self.vectors(outputs, batch, rng, layout)
-    scale = outputs["scalars"][SCALAR] if self.log_scale is None else (
-        jnp.float32(self.log_scale))
+    return self.contrast(outputs, *self.vectors(outputs, batch, rng, layout),
+                         layout)
+
+  def contrast(self, outputs: dict[str, Any], x: jax.Array, t: jax.Array,
+               keep: jax.Array, layout: Layout) -> jax.Array:
+    """InfoNCE of the pairs x f[B,R,D], t f[B,R,D], keep b[B,R]: f32[]."""
     flat = lambda a: unit(a).reshape(-1, a.shape[-1])
-    return info_nce(
-        flat(x), flat(t), keep.reshape(-1),
-        jnp.exp(jnp.minimum(scale, MAX_LOG_SCALE)), layout=layout,
-        alone=self.scope == "per_device")
+    return info_nce(flat(x), flat(t), keep.reshape(-1), self.scale(outputs),
+                    layout=layout, alone=self.scope == "per_device")
 
 
 def check_labels(manifest: dict[str, Any], parts: Any, n: int) -> None:
@@ -171,6 +174,14 @@ def check_labels(manifest: dict[str, Any], parts: Any, n: int) -> None:
             for name, own in wanted.items() if manifest.get(name) != own]
   if faults:
     raise InputError("the labels do not fit this run: " + "; ".join(faults))
+
+
+def tokens_at(outputs: dict[str, Any], token: jax.Array) -> jax.Array:
+  """The visual tokens f[B,R,D] at places i32[B,R] of each row's N*T."""
+  visual = outputs["visual_tokens"]
+  return jnp.take_along_axis(
+      visual.reshape(visual.shape[0], -1, visual.shape[-1]),
+      token[..., None], axis=1)
 
 
 def unit(x: jax.Array) -> jax.Array:

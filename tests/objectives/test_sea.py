@@ -42,7 +42,7 @@ def labels(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
 def test_one_labelled_token_of_each_window(window):
   ids, scores = labels()
-  token, word, keep = jax.jit(functools.partial(
+  token, word, keep, _ = jax.jit(functools.partial(
       patch_labels.draw, tokens=P, window=window))(keys(), ids, scores)
   across = -(-SIDE // window)
   assert token.shape == (B, N * across * across)
@@ -78,7 +78,7 @@ def test_every_patch_and_every_word_has_its_chance():
 def test_a_pooled_token_learns_from_its_own_patches():
   ids, scores = labels()
   ids, scores = ids[:, :, :16], scores[:, :, :16]  # 4 x 4 patches, 2 x 2
-  token, word, keep = patch_labels.draw(keys(), ids, scores, 4, 1)
+  token, word, keep, _ = patch_labels.draw(keys(), ids, scores, 4, 1)
   for b, r in np.argwhere(np.asarray(keep)):
     image, at = divmod(int(token[b, r]), 4)
     y, x = divmod(at, 2)
