@@ -67,8 +67,10 @@ class Run:
 
   @functools.cached_property
   def renderer(self) -> Renderer:
-    """Conversations to tokens, as in training."""
-    return self.parts.renderer(self.config.data)
+    """Conversations to tokens, as in training's last stage."""
+    stages = self.config.stages
+    config = self.config.of(stages[-1]) if stages else self.config
+    return self.parts.renderer(config.data)
 
   @functools.cached_property
   def reader(self) -> ImageReader:

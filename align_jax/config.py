@@ -153,6 +153,12 @@ class DataConfig:
   workers: int = 2
 
 
+# What one stage may set otherwise than the run: the shapes of a batch, and how
+# a sample becomes tokens.
+BATCH_FIELDS = ("template", "images_first", "rows", "row_length",
+                "images_per_row", "labels_per_row", "pack")
+
+
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
   """One stage of a run.
@@ -164,9 +170,13 @@ class StageConfig:
     objectives: registered objective -> weight; their options are the run's
       `objective_options`.
     data: source name -> mixture weight.
+    batch: fields of the run's `data` that this stage sets otherwise; see
+      BATCH_FIELDS.
     accumulate: microbatches a step.
     schedule: "cosine", "linear" or "constant", after `warmup` steps (a share
       of `steps` if below 1).
+    measure: log how near a vlm's visual tokens are to words, at each step:
+      see train/measures.py.
     moment_dtype: of Adam's first moment. The second stays f32: b2 moves it by
       a thousandth a step, which bf16 would round away.
   """
@@ -176,6 +186,7 @@ class StageConfig:
   objectives: dict[str, float] = dataclasses.field(
       default_factory=lambda: {"next_token": 1.0})
   data: dict[str, float] = dataclasses.field(default_factory=dict)
+  batch: dict[str, Any] = dataclasses.field(default_factory=dict)
   accumulate: int = 1
   schedule: str = "cosine"
   warmup: float = 0.03
@@ -183,6 +194,7 @@ class StageConfig:
   weight_decay: float = 0.0
   b1: float = 0.9
   b2: float = 0.999
+  measure: bool = False
   moment_dtype: str = "float32"
   clip_norm: float = 1.0
 
@@ -226,6 +238,11 @@ class Config:
   log_every: int = 10
   save_every: int = 100
   keep: int = 2
+
+  def of(self, stage: StageConfig) -> "Config":
+    """The config as that stage sees it: its own `data`, all else alike."""
+    return dataclasses.replace(
+        self, data=dataclasses.replace(self.data, **stage.batch))
 
 
 def config_folders() -> list[Path]:

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from align_jax.config import (
+  BATCH_FIELDS,
   Config,
+  DataConfig,
   ModelConfig,
   SourceConfig,
   StageConfig,
@@ -79,13 +81,15 @@ def check_rows(config: Config, row_shards: int) -> None:
   Raises:
     ConfigError: names each stage whose microbatch does not divide.
   """
-  faults = [
-      f"{where}: a microbatch of {config.data.rows // stage.accumulate} rows "
-      f"(data.rows={config.data.rows} / accumulate={stage.accumulate}) cannot "
-      f"be shared by the {row_shards} devices of mesh axes replica x data x "
-      "fsdp"
-      for where, stage in _stages(config)
-      if config.data.rows // stage.accumulate % row_shards]
+  faults = []
+  for where, stage in _stages(config):
+    rows = config.of(stage).data.rows
+    if rows // stage.accumulate % row_shards:
+      faults.append(
+          f"{where}: a microbatch of {rows // stage.accumulate} rows "
+          f"(data.rows={rows} / accumulate={stage.accumulate}) cannot be "
+          f"shared by the {row_shards} devices of mesh axes replica x data x "
+          "fsdp")
   if faults:
     raise ConfigError(config.name, faults)
 
@@ -272,24 +276,9 @@ def _combinations(config: Config) -> Iterator[str]:
              "its config")
   if model.kind == "clip" and not model.tower.weights and not model.text.config:
     yield "model.text: give its config, or weights of the whole CLIP as tower"
-  if model.kind == "clip":
-    # One image and one caption a row: row i's image goes with row i's text.
-    for field, want in (("template", "caption"), ("pack", False),
-                        ("images_per_row", 1)):
-      if getattr(data, field) != want:
-        yield (f"data.{field}: a clip model needs {want!r}, here it is "
-               f"{getattr(data, field)!r}")
-  elif data.template == "caption":
-    yield ("data.template: 'caption' has no labels for a vlm model to learn; "
-           "use 'chat' or 'plain'")
   if not data.sources:
     yield "data.sources: there is none"
-  if data.labels_per_row > data.row_length:
-    yield (f"data.labels_per_row: {data.labels_per_row} labels cannot lie in "
-           f"a row of {data.row_length} tokens")
-  if data.rows % data.streams:
-    yield (f"data.streams: {data.streams} streams cannot fill {data.rows} "
-           "rows evenly")
+  yield from _batches(model.kind, data)
   fixed = [axis for axis in ("replica", "data", "fsdp", "tensor", "context")
            if getattr(config.mesh, axis) == -1]
   if len(fixed) > 1:
@@ -307,6 +296,43 @@ def _combinations(config: Config) -> Iterator[str]:
       yield f"{where}.name: {stage.name!r} is taken by {seen[stage.name]}"
     seen.setdefault(stage.name, where)
     yield from _stage(config, where, stage)
+
+
+def _batches(kind: str, data: DataConfig) -> Iterator[str]:
+  """Faults in what a batch is made to hold."""
+  if kind == "clip":
+    # One image and one caption a row: row i's image goes with row i's text.
+    for field, want in (("template", "caption"), ("pack", False),
+                        ("images_per_row", 1)):
+      if getattr(data, field) != want:
+        yield (f"data.{field}: a clip model needs {want!r}, here it is "
+               f"{getattr(data, field)!r}")
+  elif data.template == "caption":
+    yield ("data.template: 'caption' has no labels for a vlm model to learn; "
+           "use 'chat' or 'plain'")
+  if data.labels_per_row > data.row_length:
+    yield (f"data.labels_per_row: {data.labels_per_row} labels cannot lie in "
+           f"a row of {data.row_length} tokens")
+  if data.rows % data.streams:
+    yield (f"data.streams: {data.streams} streams cannot fill {data.rows} "
+           "rows evenly")
+
+
+def _own_data(config: Config, where: str, stage: StageConfig,
+              faults: list[str]) -> DataConfig:
+  """What a stage makes of the run's `data`; its faults are listed."""
+  known = {n: v for n, v in stage.batch.items() if n in BATCH_FIELDS}
+  faults += [f"{where}.batch.{n}: a stage cannot set this"
+             f"{nearest(n, BATCH_FIELDS)} (it can set "
+             f"{', '.join(BATCH_FIELDS)})"
+             for n in stage.batch if n not in known]
+  found: list[str] = []
+  data = typed(DataConfig, plain(config.data) | known, "data", found)
+  if known and not found:
+    found += _batches(config.model.kind, data)
+  faults += [f"{where}.batch{f.removeprefix('data')}".replace(
+      ".batch.streams", ".batch.rows") for f in found]  # streams are the run's
+  return data
 
 
 def _untrained(config: Config) -> Iterator[str]:
@@ -348,8 +374,11 @@ def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
       yield f"{where}.data.{name}: mixture weight {share:g} is not above 0"
   if not stage.objectives:
     yield f"{where}.objectives: there is none"
-  if config.data.rows % stage.accumulate:
-    yield (f"{where}.accumulate: {config.data.rows} rows do not split into "
+  faults: list[str] = []
+  rows = _own_data(config, where, stage, faults).rows
+  yield from faults
+  if rows % stage.accumulate:
+    yield (f"{where}.accumulate: {rows} rows do not split into "
            f"{stage.accumulate} equal microbatches")
   for name in stage.objectives:
     if name not in OBJECTIVES:
@@ -362,6 +391,8 @@ def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
     if stage.accumulate > 1 and getattr(objective, "coupled", False):
       yield (f"{where}.accumulate: objective {name!r} couples the samples of "
              "a batch, so a batch cannot be split; set accumulate to 1")
+  if stage.measure and config.model.kind != "vlm":
+    yield f"{where}.measure: a {config.model.kind} model has no visual tokens"
   if stage.warmup >= 1 and stage.warmup > stage.steps:
     yield (f"{where}.warmup: {stage.warmup:g} steps of warm-up in a stage of "
            f"{stage.steps}")

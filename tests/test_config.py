@@ -255,6 +255,35 @@ def test_overrides_are_checked(folder):
       "data.rows: expected int, got 'eight' (str)"]
 
 
+def test_a_stage_has_a_batch_of_its_own(folder):
+  config = validate(load_config("mini/tiny", [
+      "data.template=plain", "stages[0].batch.rows=6",
+      "stages[0].batch.template=chat"]))
+  own = config.of(config.stages[0])
+  assert (own.data.rows, own.data.template) == (6, "chat")
+  assert (config.data.rows, config.data.template) == (4, "plain")
+  assert own.data.sources == config.data.sources
+  with pytest.raises(ConfigError, match="a microbatch of 6 rows"):
+    check_rows(config, 4)
+  with pytest.raises(ConfigError) as raised:
+    validate(load_config("mini/tiny", [
+        "stages[0].batch.row=6", "stages[0].batch.streams=2",
+        "stages[0].batch.template=chats"]))
+  assert [f[:60] for f in raised.value.faults] == [
+      "stages[0].batch.row: a stage cannot set this; did you mean '",
+      "stages[0].batch.streams: a stage cannot set this (it can set",
+      "stages[0].batch.template: 'chats' is none of chat, processor"]
+  with pytest.raises(ConfigError) as raised:
+    validate(load_config("mini/tiny", [
+        "data.streams=4", "stages[0].batch.rows=6", "stages[0].accumulate=4",
+        "stages[0].batch.labels_per_row=900"]))
+  assert raised.value.faults == [
+      "stages[0].batch.labels_per_row: 900 labels cannot lie in a row of 256 "
+      "tokens",
+      "stages[0].batch.rows: 4 streams cannot fill 6 rows evenly",
+      "stages[0].accumulate: 6 rows do not split into 4 equal microbatches"]
+
+
 def test_unknown_config_names_the_nearest(folder):
   with pytest.raises(InputError, match="did you mean 'mini/tiny'"):
     load_config("mini/tinny")

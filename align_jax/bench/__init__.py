@@ -41,6 +41,7 @@ BENCHMARKS = Registry("benchmark", {
     "first_step": "align_jax.bench.first_step:run",
     "generate": "align_jax.bench.generate:run",
     "loader": "align_jax.bench.loader:run",
+    "sea": "align_jax.bench.sea:run",
     "step": "align_jax.bench.step:run",
     "train_step": "align_jax.bench.train_step:run",
     "vocab_mix": "align_jax.bench.vocab_mix:run",

@@ -18,6 +18,8 @@ labels (2408.11813, section 3.1). Give the same command again to go on with a
 job that was stopped. Train on them with a source of kind "labelled" and the
 objective "sea".
 
+--preset says how patches are read, for the tower's kind; or say it yourself:
+
   --how raw       last layer, post-norm, projection: needs --sign -1 (CLIP)
   --how maskclip  the last layer's values instead of its attention (CLIP)
   --how surgery   attention of values to values in the last layers (CLIP)
@@ -31,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--source", required=True, type=json.loads, metavar="JSON",
       help='a data source, {"kind": ..., "options": {...}}')
   add("--out", required=True, metavar="DIR", help="folder of the labels")
-  add("--how", default="raw", help="patch features (default: %(default)s)")
+  add("--preset", default="paper", metavar="NAME",
+      help="paper or recommended: --how, --layer and --sign "
+      "(default: %(default)s)")
+  add("--how", default="", help="patch features (default: the preset's)")
   add("--layer", type=int, default=-1,
       help="last layer to run, from the end (default: %(default)s)")
   add("--sign", type=float, choices=(1.0, -1.0),
@@ -41,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="words not scored above it are dropped")
   add("--template", action="append", metavar="TEXT",
       help='such as "a photo of a {}"; several are averaged')
+  add("--crop-from", default="", metavar="FOLDER_OR_ID",
+      help="the tower that is to learn from the labels, if another one: "
+      "pictures are resized and cropped as for it")
   add("--shard", type=int, default=1024, help="examples in a file")
   add("--batch", type=int, default=32, help="images at a time")
   add("--json", action="store_true", help="print the manifest as JSON")
@@ -74,19 +82,22 @@ def make(args: argparse.Namespace) -> dict:
   from align_jax.data import SOURCES
   from align_jax.hub.tower_face import load_tower
   from align_jax.labels import job
+  from align_jax.labels.presets import label_preset
   from align_jax.parallel.distributed import initialise
   from align_jax.validate import check_source
 
   initialise()
   check_source(args.source, "--source")
+  tower = load_tower(args.tower)
+  how = args.how or label_preset(args.preset, tower.spec.kind)["how"]
   plan = job.Plan(
-      tower=args.tower, words=args.words, source=args.source, how=args.how,
+      tower=args.tower, words=args.words, source=args.source, how=how,
       layer=args.layer, n=args.n, threshold=args.threshold, shard=args.shard,
-      sign=args.sign or (-1.0 if args.how == "raw" else 1.0),
-      templates=tuple(args.template or ("{}",)))
+      sign=args.sign or (-1.0 if how == "raw" else 1.0),
+      crop_from=args.crop_from, templates=tuple(args.template or ("{}",)))
   source = SOURCES.get(args.source["kind"])(**args.source.get("options", {}))
   with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
     return job.label(
-        plan, source, load_tower(plan.tower), Path(args.out),
+        plan, source, tower, Path(args.out),
         batch=args.batch, process=jax.process_index(),
         processes=jax.process_count(), progress=bar.update)

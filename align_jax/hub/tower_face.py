@@ -12,6 +12,7 @@ Where the checkpoint holds a text tower too, both sides meet:
   tower.patch_embeds(pixels, "maskclip") @ words.T          # f32[2,P,2]
 """
 
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -220,6 +221,20 @@ class Tower:
     return self._apply(module, params, (self._pixels(images),),
                        method="patch_embeds", how=how, layer=layer,
                        blocks=blocks)
+
+  def cropping_as(self, source: str | Path) -> "Tower":
+    """The same tower, which sees of a picture what another one's sees.
+
+    Args:
+      source: folder or hub id of that one, whose image processor resizes and
+        crops; colours are normalised as this tower wants them.
+
+    Raises:
+      InputError: it has no image processor.
+    """
+    other = copy.copy(self)
+    other._reader = ImageReader(load_processor(source), self.config.image_size)
+    return other
 
   @functools.cached_property
   def _reader(self) -> ImageReader:

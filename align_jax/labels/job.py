@@ -42,6 +42,8 @@ class Plan:
     threshold: words whose signed cosine is not above it are dropped, 0 in
       SEA.
     templates: of the text side, each with a "{}"; averaged.
+    crop_from: folder or hub id of the tower that is to learn from the labels,
+      where it is another that crops pictures otherwise.
     shard: examples in a file.
   """
   tower: str
@@ -53,6 +55,7 @@ class Plan:
   n: int = 10
   threshold: float = 0.0
   templates: tuple[str, ...] = ("{}",)
+  crop_from: str = ""
   shard: int = 1024
 
   def __post_init__(self) -> None:
@@ -75,7 +78,8 @@ def manifest_of(plan: Plan, tower: Any, words: Sequence[str],
   """What is written beside the labels, and compared when a job goes on."""
   text = "\n".join(words).encode()
   return {
-      **{k: v for k, v in dataclasses.asdict(plan).items() if k != "words"},
+      **{k: v for k, v in dataclasses.asdict(plan).items()
+         if k != "words" and (k != "crop_from" or v)},
       "templates": list(plan.templates),
       "words": len(words), "words_sha256": hashlib.sha256(text).hexdigest(),
       "tower_sha256": fingerprint(Path(tower.spec.path)),
@@ -142,6 +146,8 @@ def label(plan: Plan, source: Any, tower: Any, folder: str | Path, *,
       cannot be read, or scores that are not numbers.
   """
   folder = Path(folder)
+  if plan.crop_from:
+    tower = tower.cropping_as(plan.crop_from)
   words = read_words(plan.words)
   manifest = manifest_of(plan, tower, words, len(source))
   _claim(folder, manifest, words)

@@ -154,6 +154,23 @@ class Sea:
     return self.contrast(outputs, *self.vectors(outputs, batch, rng, layout),
                          layout)
 
+  def measures(self, outputs: dict[str, Any], batch: dict[str, Any],
+               rng: jax.Array, layout: Layout) -> dict[str, jax.Array]:
+    """Of the first row's pairs, among the words of all: f32[], no gradients.
+
+    hit_rate, how often the nearest word is the pair's own (eq 4), cosine to
+    it, and the number of all pairs.
+    """
+    x, t, keep = map(jax.lax.stop_gradient, self.vectors(
+        outputs, batch, rng, layout))
+    some, flat = unit(x[0]), unit(t).reshape(-1, t.shape[-1])
+    cosine = jnp.where(keep.reshape(-1), some @ flat.T, -jnp.inf)
+    own = (some * unit(t[0])).sum(-1)
+    mean = lambda a: jnp.where(keep[0], a, 0.0).sum() / jnp.maximum(
+        keep[0].sum(), 1)
+    return {"hit_rate": mean(own >= cosine.max(-1) - 1e-6),
+            "cosine": mean(own), "pairs": keep.sum().astype(jnp.float32)}
+
   def contrast(self, outputs: dict[str, Any], x: jax.Array, t: jax.Array,
                keep: jax.Array, layout: Layout) -> jax.Array:
     """InfoNCE of the pairs x f[B,R,D], t f[B,R,D], keep b[B,R]: f32[]."""

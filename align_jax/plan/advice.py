@@ -56,6 +56,7 @@ def _share(config: Config, stage: str, where: Target) -> float | None:
   try:
     axes = check(config, build(config.model), where.count)
     chosen = stage_named(config, stage)
+    config = config.of(chosen)
     mesh = abstract_mesh(axes, where.platform)
     _, state, batch, parts = abstract_stage(config, chosen, mesh)
   except ValueError:
@@ -81,10 +82,11 @@ def _changes(config: Config, stage: StageConfig,
            "backward pass", dataclasses.replace(
                config, model=dataclasses.replace(config.model, remat="full")),
            where)
+  rows = config.of(stage).data.rows
   for times in (2, 4, 8, 16):
     more = stage.accumulate * times
     shards = math.prod(axes[a] for a in ROWS)
-    if config.data.rows % more == 0 and config.data.rows // more % shards == 0:
+    if rows % more == 0 and rows // more % shards == 0:
       stages = tuple(dataclasses.replace(s, accumulate=more) if i == index
                      else s for i, s in enumerate(config.stages))
       yield ((f"stages[{index}].accumulate={more}",),

@@ -28,16 +28,17 @@ def check(config: Config, parts: Parts, devices: int) -> dict[str, int]:
     raise ConfigError(config.name, [str(error)]) from error
   shards = math.prod(axes[a] for a in ROWS)
   for i, stage in enumerate(config.stages):
-    micro = config.data.rows // stage.accumulate
+    data = config.of(stage).data
+    micro = data.rows // stage.accumulate
     if micro % shards:
       faults.append(
-          f"stages[{i}]: {config.data.rows} rows in {stage.accumulate} "
+          f"stages[{i}]: {data.rows} rows in {stage.accumulate} "
           f"microbatches are {micro} rows, which the {shards} devices of "
           "mesh axes replica x data x fsdp do not share evenly")
+    if data.row_length % axes["context"]:
+      faults.append(f"stages[{i}]: rows of {data.row_length} tokens do not "
+                    f"divide by mesh.context = {axes['context']}")
   faults += head_faults(parts, axes["tensor"])
-  if config.data.row_length % axes["context"]:
-    faults.append(f"data.row_length: {config.data.row_length} tokens do not "
-                  f"divide by mesh.context = {axes['context']}")
   if faults:
     raise ConfigError(config.name, faults)
   return axes

@@ -113,6 +113,7 @@ def plan_stage(config: Config, stage: StageConfig, where: Target,
   """
   parts = build(config.model)
   axes = check(config, parts, where.count)
+  config = config.of(stage)
   plan = predicted(config, stage, where, axes)
   if where.devices is None or not compiling:
     return plan

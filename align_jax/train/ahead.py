@@ -30,6 +30,7 @@ def abstract_stage(config: Config, stage: StageConfig, mesh: Mesh,
     (step, state, batch, parts): `step.lower(state, batch).compile()` compiles
     it; state and batch are ShapeDtypeStructs with their shardings.
   """
+  config = config.of(stage)
   layout = Layout(mesh)
   parts = build(config.model, layout)
   patterns = [p for s in config.stages for p in s.train]
@@ -42,7 +43,8 @@ def abstract_stage(config: Config, stage: StageConfig, mesh: Mesh,
   objectives = {name: (make_objective(name, config, planned=True), weight)
                 for name, weight in stage.objectives.items()}
   step = make_step(parts.model, objectives, tx, schedule(stage), state, layout,
-                   accumulate=stage.accumulate, seed=config.seed)
+                   accumulate=stage.accumulate, seed=config.seed,
+                   measure=stage.measure)
   where = batch_sharding(mesh)
   batch = jax.tree.map(lambda s: s.update(sharding=where),
                        batch_spec(config.data, parts.image_size,

@@ -37,14 +37,14 @@ class Job:
     init: -> (nested parameters, each in its shards; path -> its origin).
       Origins "FILE:KEY; FILE:KEY" name what is wholly in weights files.
     batches: stage -> its data, from the start.
-    objective: name -> objective.
+    objective: (name, stage) -> objective.
     place: this process's rows -> global arrays.
   """
   layout: Layout
   model: Any
   init: Callable[[], tuple[dict[str, Any], dict[str, str]]]
   batches: Callable[[StageConfig], Batches]
-  objective: Callable[[str], Any]
+  objective: Callable[[str, StageConfig], Any]
   place: Callable[[dict[str, Any]], dict[str, jax.Array]]
 
 
@@ -58,6 +58,7 @@ def declared(config: Config,
   from align_jax.connectors import CONNECTORS
   from align_jax.objectives import OBJECTIVES
 
+  config = config.of(stage)
   askers = [OBJECTIVES.get(name) for name in stage.objectives]
   if config.model.kind == "vlm":
     askers.append(CONNECTORS.get(config.model.connector.kind))
@@ -91,8 +92,6 @@ def assemble(config: Config, workdir: Path) -> Job:
   if faults := head_faults(parts, mesh.shape["tensor"]):
     raise ConfigError(config.name, faults)
   patterns = [p for stage in config.stages for p in stage.train]
-  rows = batches.local_rows(mesh, config.data.rows)
-  renderer = parts.renderer(config.data)
   reader = ImageReader(parts.processor, parts.image_size,
                        config.data.max_pixels)
   suffix = (f".{jax.process_index()}" if jax.process_count() > 1 else "")
@@ -101,17 +100,18 @@ def assemble(config: Config, workdir: Path) -> Job:
   def stage_batches(stage: StageConfig) -> Iterator[dict[str, Any]]:
     # Each stage has an order of its own.
     seed = 1000 * config.seed + config.stages.index(stage)
-    pipeline = Pipeline(config.data, stage.data, renderer, reader, seed,
+    data = config.of(stage).data
+    pipeline = Pipeline(data, stage.data, parts.renderer(data), reader, seed,
                         quarantine=workdir / f"quarantine{suffix}.jsonl",
                         sources=opened, extras=declared(config, stage),
                         annotate=parts.annotate)
     opened.update(pipeline.sources)
-    return pipeline.rows_for(rows)
+    return pipeline.rows_for(batches.local_rows(mesh, data.rows))
 
   return Job(
       layout=layout, model=parts.model,
       init=lambda: build.init_params(parts, mesh, patterns,
                                      jax.random.key(config.seed)),
       batches=stage_batches,
-      objective=lambda name: make_objective(name, config),
+      objective=lambda name, stage: make_objective(name, config.of(stage)),
       place=lambda batch: batches.place(batch, mesh))

@@ -246,11 +246,11 @@ class _Run:
     stage = self.config.stages[index]
     return make_step(
         self.job.model,
-        {name: (self.job.objective(name), weight)
+        {name: (self.job.objective(name, stage), weight)
          for name, weight in stage.objectives.items()},
         make_optimizer(stage, self.rates[index]), schedule(stage), state,
         self.job.layout, accumulate=stage.accumulate, seed=self.config.seed,
-        name=f"train_step_{index}")
+        name=f"train_step_{index}", measure=stage.measure)
 
   def _save(self, index: int, step: int, state: TrainState,
             position: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from align_jax.parallel.layout import ROWS, Layout
+from align_jax.train.measures import measures
 from align_jax.train.optimizer import Schedule
 from align_jax.train.select import base, merge, unflatten
 from align_jax.train.state import TrainState, shardings_of
@@ -37,7 +38,8 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
               tx: optax.GradientTransformation, share: Schedule,
               state: TrainState, layout: Layout, *, accumulate: int = 1,
-              seed: int = 0, name: str = "train_step") -> Step:
+              seed: int = 0, name: str = "train_step",
+              measure: bool = False) -> Step:
   """The jitted step of a stage.
 
   Args:
@@ -51,6 +53,8 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     accumulate: A, microbatches a step; divides the rows.
     seed: of the run; random draws are keyed by (seed, step, row, objective).
     name: of the compiled function, by which compilations are counted.
+    measure: add "measure/..." to the metrics: `measures` of train/measures.py,
+      and those of objectives that have such a method.
 
   Returns:
     (state, batch) -> (state, metrics). The state is donated. Where the loss
@@ -71,7 +75,17 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
       rng = row_keys(seed, step, kind, rows)
       with jax.named_scope(f"objective.{kind}"):  # so that plans can tell
         means[kind] = objective(outputs, batch, rng, layout) / totals[kind]
-    return sum(objectives[k][1] * m for k, m in means.items()), means
+    seen = {f"objective/{k}": m for k, m in means.items()}
+    if measure:
+      scale = model.decoder.config.embed_scale
+      found = measures(outputs, batch, layout, scale)
+      for kind, (objective, _) in objectives.items():
+        if hasattr(objective, "measures"):
+          found |= {f"{kind}/{k}": m for k, m in objective.measures(
+              outputs, batch, row_keys(seed, step, kind, rows),
+              layout).items()}
+      seen |= {f"measure/{k}": m / accumulate for k, m in found.items()}
+    return sum(objectives[k][1] * m for k, m in means.items()), seen
 
   def train_step(state: TrainState,
                  batch: Batch) -> tuple[TrainState, Metrics]:
@@ -84,20 +98,24 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
                          {"batch": batch, "rows": jnp.arange(count)})
     grad_of = jax.value_and_grad(loss_of, has_aux=True)
 
-    def one(carry: Any, part: Any) -> tuple[Any, None]:
-      (loss, means), grads = grad_of(
+    def of(part: Any) -> tuple[jax.Array, Metrics, dict[str, jax.Array]]:
+      (loss, seen), grads = grad_of(
           state.trained, state.frozen, part["batch"], part["rows"],
           state.step, totals)
-      grads = jax.lax.with_sharding_constraint(grads, where.trained)
-      return jax.tree.map(jnp.add, carry, (loss, means, grads)), None
+      return loss, seen, jax.lax.with_sharding_constraint(
+          grads, where.trained)
 
-    zero = (jnp.zeros([]), {k: jnp.zeros([]) for k in objectives},
-            jax.tree.map(jnp.zeros_like, state.trained))
+    first = jax.tree.map(lambda x: x[0], micro)
     if accumulate == 1:  # the same sum, without a loop
-      total, _ = one(zero, jax.tree.map(lambda x: x[0], micro))
+      loss, seen, grads = of(first)
     else:
-      total, _ = jax.lax.scan(one, zero, micro)
-    loss, means, grads = total
+      names = [f"objective/{k}" for k in objectives]
+      if measure:  # which there are, the objectives know
+        names = jax.eval_shape(of, first)[1]
+      zero = (jnp.zeros([]), {k: jnp.zeros([]) for k in names},
+              jax.tree.map(jnp.zeros_like, state.trained))
+      add = lambda carry, part: (jax.tree.map(jnp.add, carry, of(part)), None)
+      (loss, seen, grads), _ = jax.lax.scan(add, zero, micro)
 
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -111,7 +129,7 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
         opt_state=jax.tree.map(keep, state.opt_state, new.opt_state))
     metrics = {"loss": loss, "finite": finite, "grad_norm": norm,
                "schedule": share(state.step), **counts(batch)}
-    metrics |= {f"objective/{k}": m for k, m in means.items()}
+    metrics |= seen
     metrics |= {f"grad_norm/{k}": n for k, n in module_norms(grads).items()}
     return state_out, {k: jnp.float32(v) for k, v in metrics.items()}
 

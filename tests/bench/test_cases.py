@@ -13,6 +13,7 @@ from align_jax.bench import (
   first_step,
   generate,
   loader,
+  sea,
   train_step,
 )
 from align_jax.bench import step as step_bench
@@ -157,6 +158,18 @@ def test_the_loader_feeds_steps(monkeypatch):
   monkeypatch.setattr(loader, "SAMPLES", 8)
   found = _figures(loader.run)
   assert found["c13"].value > 0
+
+
+@SLOW
+def test_sea_is_measured_with_pairs_to_contrast(monkeypatch):
+  monkeypatch.setattr(sea, "PAIRS", (64, 8))
+  found = _figures(sea.run)
+  assert set(found) == {"c8_time", "c8_memory", "step_ratio"}
+  assert min(f.value for f in found.values()) > 0
+  case = sea.mini_step(True)
+  _, metrics = case.step(case.state, case.batch)
+  # About ln(N) of the 192 pairs of 48 images, some of equal words.
+  assert 4.5 < float(metrics["objective/sea"]) < np.log(192) + 0.3
 
 
 @SLOW

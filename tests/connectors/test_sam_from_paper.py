@@ -63,9 +63,11 @@ def _tensors() -> dict[str, np.ndarray]:
   return found
 
 
-@pytest.mark.parametrize("preset", ["released_code", "paper"])
-@pytest.mark.parametrize("layers", [(1, 1), (3, 9), (12, 12)],
-                         ids=lambda x: f"l{x[0]}k{x[1]}")
+@pytest.mark.parametrize("layers,preset", [
+    pytest.param((l, k), preset, id=f"l{l}k{k}-{preset}", marks=(
+        () if (l, preset) == (3, "released_code") else pytest.mark.slow))
+    for l, k in ((1, 1), (3, 9), (12, 12))
+    for preset in ("released_code", "paper")])
 def test_the_tokens_are_those_of_the_papers_equations(layers, preset):
   features = np.random.default_rng(5).normal(
       size=(*SEGMENTS.shape, P, C)).astype(np.float32)

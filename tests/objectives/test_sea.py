@@ -299,6 +299,24 @@ def test_patch_cosine_has_the_same_pairs_and_no_negatives(
   assert float(got) == pytest.approx(want, rel=1e-5)
 
 
+def test_what_it_measures_is_of_the_first_row_among_all_words(objective):
+  made = objective(config())
+  batch, outputs = step_of()
+  x, t, keep = (np.asarray(a) for a in jax.jit(
+      lambda o, b, k: made.vectors(o, b, k, Layout()))(outputs, batch, keys()))
+  got = jax.jit(lambda o, b, k: made.measures(o, b, k, Layout()))(
+      outputs, batch, keys())
+  unit = lambda a: a / np.linalg.norm(a, axis=-1, keepdims=True)
+  words, hits, cosines = unit(t[keep]), [], []
+  for a, own in zip(unit(x[0][keep[0]]), unit(t[0][keep[0]])):
+    cosines.append(a @ own)
+    hits.append(a @ own >= max(a @ w for w in words) - 1e-6)
+  assert len(hits) > 2
+  assert got["hit_rate"] == pytest.approx(np.mean(hits))
+  assert got["cosine"] == pytest.approx(np.mean(cosines), rel=1e-5)
+  assert got["pairs"] == keep.sum()
+
+
 def test_it_is_planned_without_labels():
   made = sea.Sea.planned(config(), labels="not/there/yet", n=n)
   batch, outputs = step_of()

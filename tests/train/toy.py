@@ -193,5 +193,6 @@ def job(config: Config, weights: str = "", model: Any = None,
   return Job(
       layout=Layout(mesh), model=toy, init=init,
       batches=lambda stage: Rows(rows, config.stages.index(stage), **options),
-      objective=lambda name: {"ce": CrossEntropy, "noise": Noise}[name](config),
+      objective=lambda name, stage: {
+          "ce": CrossEntropy, "noise": Noise}[name](config),
       place=lambda batch: place(batch, mesh))

@@ -1,0 +1,154 @@
+"""LLaVA-1.5's two stages, with SEA in the first (arXiv 2408.11813, tables 2-5).
+
+  align-jax plan  --config sea/llava15:llm=gemma_2b
+  align-jax train --config sea/llava15:llm=gemma_2b,sea=off --workdir RUN \
+      --config.model.tower.weights=openai/clip-vit-large-patch14-336 \
+      --config.model.decoder.weights=google/gemma-2b-it
+
+Stage 1 trains the connector on 558K captions, with SEA's loss beside theirs;
+stage 2 the connector and the LLM on 665K instructions. SEA itself says "CC-595K
+and a 656K mixture" in one place and "from LLaVA-1.5" in others; these are
+LLaVA-1.5's. Its hyperparameters are LLaVA-1.5's (2310.03744: scripts/v1_5 and
+their README) but for those said to be ours.
+
+Arguments, NAME=VALUE with commas between:
+  llm        vicuna_7b (default), vicuna_13b, llama3_8b, phi3_mini, gemma_2b
+  tower      clip (default: CLIP-L/14 at 336), siglip (so400m at 384), dinov2
+             (L at 224, table 5, by labels of CLIP-L/14 at 224)
+  sea        paper (default), recommended, off
+  unfreeze   on: the tower is trained in stage 2 too (table 4), at SEA-PRIME's
+             rate for it, 2e-6; table 4's own is not stated
+  objective  sea (default), sea_soft and the like: the loss on the labels
+  n, window, weight, log_scale, scope
+             n, k, lambda, where the learnt log of 1 / tau starts, and whose
+             words are negatives: in place of the preset's
+  tau        a fixed temperature instead of a learnt one
+
+Labels are made before, by `align-jax label` (see README), of stage 1's images
+as stage 1 crops them; for dinov2 with --crop-from facebook/dinov2-large, since
+its processor crops otherwise than CLIP's. What LLaVA pads in stage 2 is
+cropped here, as in stage 1. Vicuna's tokenizer has no chat template: give
+one that has as model.decoder.tokenizer.
+"""
+
+import math
+
+from ml_collections import ConfigDict
+
+from align_jax.errors import InputError
+from align_jax.labels.presets import TRAINING, check
+from align_jax.registry import nearest
+
+# Table 2, 4 and 5, each with SEA and without.
+PLANS = tuple(f"{model},sea={sea}" for model in (
+    "llm=vicuna_7b", "llm=gemma_2b", "llm=phi3_mini", "llm=llama3_8b",
+    "llm=vicuna_13b", "llm=vicuna_7b,tower=siglip",
+    "llm=vicuna_7b,unfreeze=on", "llm=vicuna_7b,tower=dinov2",
+) for sea in ("paper", "off"))
+
+# Published sizes and room for text beside an image's tokens in stage 1, which
+# LLaVA cuts at 2,048 and BLIP's captions never fill; the room is ours.
+TOWERS = {"clip": ("clip_l14_336", 768), "siglip": ("siglip_so400m_384", 896),
+          "dinov2": ("dinov2_l", 384)}
+
+# Chips of v5e that the second stage needs; the topology is ours.
+TOPOLOGY = {"gemma_2b": ("v5e:4x4", 16), "phi3_mini": ("v5e:4x8", 32),
+            "vicuna_7b": ("v5e:4x8", 32), "llama3_8b": ("v5e:8x8", 64),
+            "vicuna_13b": ("v5e:8x8", 64)}
+
+CAPTIONS, INSTRUCTIONS = 558_128, 665_298  # samples
+
+DEFAULTS = dict(llm="vicuna_7b", tower="clip", sea="paper", unfreeze="off",
+                objective="sea")
+SWEPT = dict(n=int, window=int, weight=float, log_scale=float, scope=str,
+             tau=float)
+
+
+def arguments(arg: str) -> dict:
+  """What `arg` chooses, and the numbers it sweeps."""
+  chosen, known = dict(DEFAULTS), [*DEFAULTS, *SWEPT]
+  for item in filter(None, arg.split(",")):
+    name, _, value = item.partition("=")
+    if name not in known:
+      raise InputError(f"configs/sea: no argument {name!r}"
+                       f"{nearest(name, known)} (known: {', '.join(known)})")
+    chosen[name] = SWEPT.get(name, str)(value)
+  allowed = dict(llm=TOPOLOGY, tower=TOWERS, unfreeze=("on", "off"))
+  for name, values in allowed.items():
+    if chosen[name] not in values:
+      raise InputError(
+          f"configs/sea: {name}={chosen[name]}{nearest(chosen[name], values)} "
+          f"is none of {', '.join(values)}")
+  if chosen["sea"] != "off":
+    check(chosen["sea"])
+  return chosen
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: see the module."""
+  chosen = arguments(arg)
+  llm, sea = chosen["llm"], chosen["sea"]
+  tower, length = TOWERS[chosen["tower"]]
+  topology, chips = TOPOLOGY[llm]
+
+  c = ConfigDict()
+  c.name = "_".join(["llava15", llm, chosen["tower"], f"sea_{sea}"]
+                    + ["unfrozen"] * (chosen["unfreeze"] == "on"))
+  c.model = ConfigDict(dict(
+      kind="vlm",
+      # LLaVA's mm_vision_select_layer -2, patches without the class token.
+      tower=dict(published=tower, layer=-2),
+      connector=dict(kind="mlp", options={}),  # mlp2x_gelu
+      decoder=dict(published=llm), remat="full"))
+  c.mesh = ConfigDict(dict(data=1, fsdp=chips))
+
+  captions = dict(kind="llava_558k", options=dict(root="data/LLaVA-Pretrain"))
+  if sea != "off":
+    captions = dict(kind="labelled", options=dict(
+        source=captions, labels=f"labels/{tower}"))
+  c.data = ConfigDict(dict(
+      sources=dict(
+          captions=captions,
+          instructions=dict(kind="llava", options=dict(
+              path="data/llava_v1_5_mix665k.json", image_root="data"))),
+      # LLaVA cuts what is longer than 2,048 tokens off; it is left out here.
+      on_bad_sample="quarantine",
+      template="chat", rows=128, row_length=2048, images_per_row=1,
+      labels_per_row=1024, pack=False, streams=32))
+
+  first = dict(
+      name="align", steps=math.ceil(CAPTIONS / 256), data={"captions": 1.0},
+      batch=dict(template="plain", rows=256, row_length=length,
+                 labels_per_row=128),
+      train={"connector/*": 1e-3}, objectives={"next_token": 1.0})
+  if sea != "off":
+    _add_sea(c, first, chosen, f"labels/{tower}")
+  second = dict(
+      name="instruct", steps=math.ceil(INSTRUCTIONS / 128),
+      data={"instructions": 1.0}, objectives={"next_token": 1.0},
+      train={"connector/*": 2e-5, "decoder/*": 2e-5})
+  if chosen["unfreeze"] == "on":
+    second["train"]["tower/*"] = 2e-6
+  c.stages = [first | _ADAMW, second | _ADAMW]
+  c.plan = ConfigDict(dict(topology=topology, misses={}))
+  return c
+
+
+_ADAMW = dict(optimizer="adamw", schedule="cosine", warmup=0.03,
+              weight_decay=0.0, clip_norm=1.0)
+
+
+def _add_sea(c: ConfigDict, stage: dict, chosen: dict, labels: str) -> None:
+  """SEA's loss to the stage, by its preset and what is swept."""
+  found = TRAINING[chosen["sea"]] | {
+      k: v for k, v in chosen.items() if k in SWEPT}
+  name = chosen["objective"]
+  options = dict(labels=labels, n=found["n"], window=found["window"],
+                 scope=found["scope"], lead=found["lead"])
+  if "tau" in found:
+    options["log_scale"] = -math.log(found["tau"])
+  else:
+    c.model.scalars = {"sea_log_scale": found["log_scale"]}
+    stage["train"]["sea_log_scale"] = found["rate"]
+  stage["objectives"] = {"next_token": 1.0, name: found["weight"]}
+  c.objective_options = ConfigDict({name: options})
