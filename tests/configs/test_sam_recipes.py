@@ -1,6 +1,5 @@
 """SAM's recipe and its rivals: what is trained, and how prompts are made."""
 
-import importlib.util
 import math
 from pathlib import Path
 
