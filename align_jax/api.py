@@ -8,7 +8,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from align_jax.data.example import PLACEHOLDER, Example
 from align_jax.data.images import ImageLike, ImageReader, listed
 from align_jax.data.render import Renderer
 from align_jax.data.rows import ENTRY, annotated, extras_of
-from align_jax.data.tiling import Tiling
 from align_jax.errors import InputError
 from align_jax.evals.generate import Generator
 from align_jax.evals.prompts import Prompt, rows_for, stack_extras
@@ -44,7 +42,6 @@ class Run:
     step: training steps behind these weights.
     ends: tokens that end an answer, beside those that `stop` finds.
     origins: of a checkpoint of others, path -> "file:key".
-    tiling: how images are cut into several tiles; None for one of them all.
   """
   workdir: Path
   config: Config
@@ -53,7 +50,6 @@ class Run:
   step: int
   ends: tuple[int, ...] = ()
   origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  tiling: Tiling | None = None
 
   @property
   def model(self) -> nn.Module:
@@ -75,8 +71,7 @@ class Run:
   @functools.cached_property
   def reader(self) -> ImageReader:
     """Images to pixels, as in training."""
-    return ImageReader(self.parts.processor, self.parts.image_size,
-                       self.config.data.max_pixels)
+    return self.parts.reader(self.config.data)
 
   @functools.cached_property
   def stop(self) -> tuple[int, ...]:
@@ -180,13 +175,10 @@ class Run:
 
   def prompt(self, example: Example, key: Any = None) -> Prompt:
     """An example up to its answer; `key` names its set of images."""
-    places = None
-    if self.tiling is not None:
-      config = self.model.tower.config
-      places = [self.tiling.places(
-          *self.reader.size_of(image), config.image_size,
-          math.isqrt(config.patches)) for image in example["images"]]
-    rendered = self.renderer.prompt(example, places)
+    renderer = self.renderer
+    _, places = self.reader.places(
+        example["images"], renderer.tokens_per_image, renderer.frame)
+    rendered = renderer.prompt(example, places)
     return Prompt(rendered.tokens, rendered.visual, key,
                   self.extras(example) if rendered.images else {})
 
@@ -215,23 +207,7 @@ class Run:
 
     Where images are cut into tiles, the tiles of all, one after the other.
     """
-    side = self.parts.image_size
-    if self.tiling is not None:
-      tiles = [self.reader.tiles(image, self.tiling)
-               for image in listed(images)]
-      pixels = np.concatenate(tiles or [np.zeros((0, side, side, 3), "u1")])
-      return pixels, np.tile(np.int32([0, 0, side, side]), (len(pixels), 1))
-    return self._whole(images)
-
-  def _whole(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
-    """As `read`, each image one tile."""
-    side = self.parts.image_size
-    pairs = [self.reader(image) for image in listed(images)]
-    if not pairs:
-      return (np.zeros((0, side, side, 3), np.uint8),
-              np.zeros((0, 4), np.int32))
-    pixels, boxes = zip(*pairs)
-    return np.stack(pixels), np.stack(boxes)
+    return self.reader.slots(listed(images))
 
   def _look(self, images: Any, what: str,
             prompt: str | Sequence[str] = "") -> dict[str, np.ndarray]:
@@ -248,7 +224,9 @@ class Run:
     rows = rows_for(len(images), self.config.eval.batch)
     out = []
     for at in range(0, len(images), rows):
-      pixels, boxes = self._whole(images[at:at + rows])
+      # Of an image in tiles the first, which is all of it.
+      pixels, boxes = (np.stack([part[0] for part in parts]) for parts in zip(
+          *(self.reader.slots([image]) for image in images[at:at + rows])))
       count = len(pixels)
       pad = lambda x, n=rows - count: np.pad(
           x, [(0, n)] + [(0, 0)] * (x.ndim - 1))[:, None]

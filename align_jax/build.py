@@ -10,7 +10,7 @@ straight into its shards. No host ever holds a whole model.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +28,9 @@ from align_jax.config import (
 )
 from align_jax.connectors import CONNECTORS
 from align_jax.data.example import Example
+from align_jax.data.images import ImageReader
 from align_jax.data.render import Renderer
+from align_jax.data.tiling import TILINGS, Frame
 from align_jax.decoders import DECODERS
 from align_jax.decoders.lora import Lora, is_adapter
 from align_jax.decoders.transformer import DecoderConfig
@@ -64,7 +66,8 @@ class Parts:
     tokens_per_image: T.
     copies: connector parameter -> the decoder's that it starts as.
     make: layout -> the module.
-    around: the connector's special tokens before and after an image's T.
+    frame: the special tokens around and inside an image, behind the learned
+      prompt tokens.
   """
   model: nn.Module
   config: ModelConfig
@@ -73,7 +76,7 @@ class Parts:
   tokens_per_image: int
   copies: Mapping[str, str]
   make: Callable[[Layout], nn.Module]
-  around: tuple[Sequence[int], Sequence[int]] = ((), ())
+  frame: Frame = Frame()
 
   @functools.cached_property
   def tokenizer(self) -> Any:
@@ -95,7 +98,17 @@ class Parts:
   def renderer(self, data: DataConfig) -> Renderer:
     """Conversations to tokens, images expanded as the connector makes them."""
     return Renderer(self.tokenizer, data.template, self.tokens_per_image,
-                    self.config.prompt_tokens, self.around, data.images_first)
+                    self.config.prompt_tokens, self.frame, data.images_first)
+
+  def reader(self, data: DataConfig) -> ImageReader:
+    """Image files to pixels, cut into tiles as the config says."""
+    tiling = (TILINGS.get(data.tiling.kind)(**data.tiling.options)
+              if data.tiling.kind else None)
+    if tiling:  # whether it takes T tokens
+      tiling.places(self.image_size, self.image_size, self.image_size,
+                    self.tokens_per_image, self.frame)
+    return ImageReader(self.processor, self.image_size, data.max_pixels,
+                       tiling)
 
   @functools.cached_property
   def annotate(self) -> Callable[[Example], dict[str, np.ndarray]] | None:
@@ -142,7 +155,7 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
         kind(dim_out=decoder.width, vocab_size=decoder.vocab_size, **shared,
              **options),
         decoder.make(remat=config.remat, lora=lora, **shared), layout,
-        tuple(config.scalars.items()), config.prompt_tokens)
+        tuple(config.scalars.items()), config.prompt_tokens, config.newline)
 
   copies = {
       f"connector/{own}": "decoder/" + (
@@ -155,7 +168,21 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
                    decoder=decoder_spec),
       image_size=tower.image_size,
       tokens_per_image=kind.tokens_out(patches, **options),
-      around=kind.around(**options))
+      frame=_frame(kind.frame(**options), config.newline))
+
+
+def _frame(frame: Frame, newline: bool) -> Frame:
+  """A connector's frame behind the model's own newline.
+
+  Raises:
+    InputError: the connector has one too.
+  """
+  if not newline:
+    return frame
+  if frame.newline:
+    raise InputError("model.newline and the connector's own newline: one of "
+                     "them")
+  return frame.shifted(1)._replace(newline=(0,))
 
 
 def _connector_spec(config: ConnectorConfig) -> Spec | None:

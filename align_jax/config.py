@@ -86,6 +86,8 @@ class ModelConfig:
       a stage's `train`.
     prompt_tokens: learned embeddings before each sample of a vlm, so that a
       frozen decoder can be told what is asked of it; `prompt_xd` in `train`.
+    newline: a learned embedding that ends each row of patches where images
+      are cut by the tiling "anyres"; `newline_xd` in `train`.
     scalars: numbers that objectives read and a stage may train, by name, with
       what they start at: {"sea_log_scale": 0.0}.
   """
@@ -97,6 +99,7 @@ class ModelConfig:
   scalars: dict[str, float] = dataclasses.field(default_factory=dict)
   lora: LoraConfig = LoraConfig()
   prompt_tokens: int = 0
+  newline: bool = False
   dtype: str = "bfloat16"
   frozen_dtype: str = "bfloat16"
   remat: str = "full"
@@ -120,6 +123,14 @@ class SourceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TilingConfig:
+  """How an image becomes several tiles (data/tiling.py); kind "" leaves it
+  one. Options go to the strategy's constructor."""
+  kind: str = ""
+  options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Static shapes of a batch, and how samples become rows.
 
@@ -127,6 +138,7 @@ class DataConfig:
     sources: by name.
     template: "chat" (the tokenizer's own), "processor" (the same with bos
       where the tokenizer adds one), "plain" or "caption".
+    tiling: of images; each tile takes one of a row's image slots.
     images_first: all images of a sample stand before the text of its first
       user turn, in their order; else where the text has them (interleaved).
     rows: B, rows of a global batch.
@@ -141,6 +153,7 @@ class DataConfig:
   """
   sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
   template: str = "chat"
+  tiling: TilingConfig = TilingConfig()
   images_first: bool = False
   rows: int = 8
   row_length: int = 256

@@ -16,6 +16,7 @@ from align_jax.config import (
   ModelConfig,
   SourceConfig,
   StageConfig,
+  TilingConfig,
   plain,
 )
 from align_jax.errors import ConfigError, InputError
@@ -105,6 +106,8 @@ def _names(config: Config) -> Iterator[str]:
     connector = config.model.connector
     yield from _registered(CONNECTORS, connector.kind, connector.options,
                            "model.connector", "kind", _GIVEN)
+  if config.data.tiling.kind:
+    yield from _tiling(config.data.tiling)
   for name, source in config.data.sources.items():
     yield from _source(plain(source), f"data.sources.{name}")
   for where, stage in _stages(config):
@@ -122,6 +125,20 @@ def _names(config: Config) -> Iterator[str]:
     from align_jax.evals.tasks import TASKS
     yield from _registered(TASKS, config.eval.task, config.eval.options,
                            "eval", "task")
+
+
+def _tiling(tiling: TilingConfig) -> Iterator[str]:
+  """Faults in how images are cut."""
+  from align_jax.data.tiling import TILINGS
+
+  faults = list(_registered(TILINGS, tiling.kind, tiling.options,
+                            "data.tiling", "kind"))
+  yield from faults
+  if not faults:
+    try:
+      TILINGS.get(tiling.kind)(**tiling.options)
+    except InputError as error:
+      yield f"data.tiling.options: {error}"
 
 
 def check_source(source: Any, where: str) -> None:
@@ -276,6 +293,8 @@ def _combinations(config: Config) -> Iterator[str]:
              "its config")
   if model.kind == "clip" and not model.tower.weights and not model.text.config:
     yield "model.text: give its config, or weights of the whole CLIP as tower"
+  if model.kind == "clip" and data.tiling.kind:
+    yield "data.tiling: a clip model reads each image as one"
   if not data.sources:
     yield "data.sources: there is none"
   yield from _batches(model.kind, data)
@@ -341,6 +360,9 @@ def _untrained(config: Config) -> Iterator[str]:
   if config.model.prompt_tokens and not any(
       fnmatch.fnmatchcase("prompt_xd", p) for p in patterns):
     yield "model.prompt_tokens: no stage trains prompt_xd"
+  if config.model.newline and not any(
+      fnmatch.fnmatchcase("newline_xd", p) for p in patterns):
+    yield "model.newline: no stage trains newline_xd"
   if config.model.lora.rank and not any(
       "_lora_" in p or fnmatch.fnmatchcase("decoder/layers/q_lora_dr", p)
       for p in patterns):
@@ -356,7 +378,8 @@ def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
   if not stage.train:
     yield f"{where}.train: names no parameter"
   modules = (*MODULES[config.model.kind], *config.model.scalars,
-             *(("prompt_xd",) if config.model.prompt_tokens else ()))
+             *(("prompt_xd",) if config.model.prompt_tokens else ()),
+             *(("newline_xd",) if config.model.newline else ()))
   for pattern, rate in stage.train.items():
     first = pattern.split("/")[0]
     if not any(fnmatch.fnmatchcase(m, first) for m in modules):
@@ -388,6 +411,9 @@ def _stage(config: Config, where: str, stage: StageConfig) -> Iterator[str]:
     if wants != config.model.kind:
       yield (f"{where}.objectives: {name!r} is for a {wants} model, and "
              f"model.kind is {config.model.kind!r}")
+    if config.data.tiling.kind and hasattr(objective, "extras"):
+      yield (f"{where}.objectives: {name!r} reads labels of whole images, "
+             f"and data.tiling cuts them")
     if stage.accumulate > 1 and getattr(objective, "coupled", False):
       yield (f"{where}.accumulate: objective {name!r} couples the samples of "
              "a batch, so a batch cannot be split; set accumulate to 1")

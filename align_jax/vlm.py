@@ -32,6 +32,8 @@ class VLM(nn.Module):
     prompt_tokens: X', learned embeddings `prompt_xd` f[X',D] that stand before
       every sample. They are the first special tokens of a row's bank; the
       connector's own come after.
+    newline: a learned embedding `newline_xd` f[1,D] between those, which ends
+      each row of patches where images are cut into tiles, for any connector.
   """
   tower: nn.Module
   connector: nn.Module
@@ -39,6 +41,7 @@ class VLM(nn.Module):
   layout: Layout = Layout()
   scalars: tuple[tuple[str, float], ...] = ()
   prompt_tokens: int = 0
+  newline: bool = False
 
   def setup(self) -> None:
     self.numbers = {
@@ -48,6 +51,10 @@ class VLM(nn.Module):
       self.prompt = self.param(
           "prompt_xd", nn.initializers.normal(0.02),
           (self.prompt_tokens, self.decoder.config.width))
+    if self.newline:
+      width = self.decoder.config.width
+      self.line_end = self.param(  # as LLaVA-NeXT starts it
+          "newline_xd", nn.initializers.normal(width ** -0.5), (1, width))
 
   def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
     """The training pass.
@@ -119,9 +126,11 @@ class VLM(nn.Module):
                       extras or {}, self.decoder.head_vd(),
                       self.decoder.config.embed_scale, keys)
     visual = self.connector(features, image_segment_ids > 0, context)
-    if not self.prompt_tokens:
+    own = [self.prompt] if self.prompt_tokens else []
+    own += [self.line_end] if self.newline else []
+    if not own:
       return visual
-    special = [self.prompt.astype(visual.tokens.dtype)]
+    special = [x.astype(visual.tokens.dtype) for x in own]
     if "special_xd" in visual.aux:
       special.append(visual.aux["special_xd"])
     return visual.replace(

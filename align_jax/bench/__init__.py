@@ -38,6 +38,7 @@ class Options:
 
 BENCHMARKS = Registry("benchmark", {
     "chunked_loss": "align_jax.bench.chunked_loss:run",
+    "connectors": "align_jax.bench.connectors:run",
     "first_step": "align_jax.bench.first_step:run",
     "generate": "align_jax.bench.generate:run",
     "loader": "align_jax.bench.loader:run",

@@ -86,7 +86,6 @@ Found = tuple[dict[str, Any], list[str]]
 def _show(args: argparse.Namespace) -> Found:
   """Examples at seeded places of each source."""
   from align_jax.build import build
-  from align_jax.data.images import ImageReader
   from align_jax.data.pipeline import open_source
   from align_jax.data.render import show
   from align_jax.parallel.layout import Layout
@@ -100,8 +99,7 @@ def _show(args: argparse.Namespace) -> Found:
                        f"{nearest(name, config.data.sources)}")
   parts = build(config.model, Layout())
   renderer = parts.renderer(config.data)
-  reader = ImageReader(parts.processor, parts.image_size,
-                       config.data.max_pixels)
+  reader = parts.reader(config.data)
   shown: list[dict[str, Any]] = []
   lines: list[str] = []
   for name in names:
@@ -133,14 +131,15 @@ def _one(source: Any, place: int, config: Any, renderer: Any,
   try:
     example = source[place]
     seen |= {"id": example["id"], "origin": example["origin"]}
-    rendered = renderer(example)
+    images, places = reader.places(
+        example["images"], renderer.tokens_per_image, renderer.frame)
+    rendered = renderer({**example, "images": images}, places)
     seen |= {"rendered": rendered, "text": rendered.text,
              "tokens": rendered.tokens.tolist(),
              "loss_weights": rendered.loss_weights.tolist(),
              "visual": rendered.visual.tolist(),
              "refused": over_budget(rendered, config)}
-    for image in rendered.images:
-      reader(image)
+    reader.slots(rendered.images)
   except BadSample as bad:
     seen |= {"origin": bad.origin, "refused": bad.reason}
   except BadImage as bad:

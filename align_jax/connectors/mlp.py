@@ -5,11 +5,13 @@ And two controls for comparisons with ALIGN, without which a win means little:
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
+from align_jax.data.tiling import Frame
 from align_jax.ops.norms import layer_norm
 from align_jax.registry import nearest
 
@@ -33,6 +35,12 @@ class MLP(Connector):
   """
   activation: str = "gelu"
   newline: bool = False
+
+  @classmethod
+  def frame(cls, newline: bool = False, **options: Any) -> Frame:
+    """The newline, if there is one."""
+    del options
+    return Frame(newline=(0,)) if newline else Frame()
 
   def hidden(self, width: int) -> int:
     """F, for features of this width."""

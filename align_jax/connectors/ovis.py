@@ -5,7 +5,8 @@
 
 (arXiv 2405.20797, equations 1 to 4; the LayerNorm on the logits is of Ovis 1.6;
 transformers' modeling_ovis2.py.) The last rows of the table are no words: they
-are the indicator tokens that frame an image, <start> tokens <grid> <end>.
+are the indicator tokens that frame an image, <start> tokens <grid> <end>, and
+stand between its tiles.
 """
 
 import math
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 
 from align_jax.connectors.grid import fold, side_of
 from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
+from align_jax.data.tiling import Frame
 from align_jax.ops.norms import layer_norm
 
 # Indicators by number: start, grid (ends the whole image), column and row
-# (between and after tiles), end.
+# (between tiles), end.
 START, GRID, COLUMN, ROW, END = range(5)
 
 
@@ -53,11 +55,13 @@ class Ovis(Connector):
     return math.ceil(side_of(patches, "ovis") / stride) ** 2
 
   @classmethod
-  def around(cls, indicators: int = 5,
-             **options: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """One image without tiles: <start> tokens <grid> <end>."""
+  def frame(cls, indicators: int = 5, **options: Any) -> Frame:
+    """<start> image <grid> tile <column> tile <row> tile ... <end>."""
     del options
-    return ((START,), (GRID, END)) if indicators else ((), ())
+    if not indicators:
+      return Frame()
+    return Frame(before=(START,), whole=(GRID,), column=(COLUMN,), row=(ROW,),
+                 after=(END,))
 
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,

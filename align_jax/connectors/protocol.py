@@ -17,6 +17,7 @@ from flax import struct
 
 from align_jax.config import Config
 from align_jax.data.example import Example
+from align_jax.data.tiling import Frame
 from align_jax.errors import InputError
 from align_jax.ops.cost import Product
 from align_jax.parallel.layout import Layout
@@ -99,14 +100,14 @@ class Connector(nn.Module):
     return patches
 
   @classmethod
-  def around(cls, **options: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Its special tokens that stand before and after an image's T tokens.
+  def frame(cls, **options: Any) -> Frame:
+    """Its special tokens that stand around and inside an image.
 
     Numbers of rows of aux["special_xd"] f[X,D], the special tokens that a
     connector gives beside the images'.
     """
     del options
-    return (), ()
+    return Frame()
 
   @classmethod
   def copied_from_decoder(cls, **options: Any) -> dict[str, str]:

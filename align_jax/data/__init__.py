@@ -27,6 +27,7 @@ SOURCES = Registry("source", {
     "llava_558k": "align_jax.data.llava_558k:Llava558K",
     "llava_next": "align_jax.data.parquet_chats:LlavaNext",
     "mantis": "align_jax.data.parquet_chats:Mantis",
+    "vcr_wiki": "align_jax.data.vcr_wiki:VcrWiki",
     "views": "align_jax.data.views:Views",
     "webdataset": "align_jax.data.webdataset:WebDataset",
 })

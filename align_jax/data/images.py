@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from align_jax.data.tiling import Tiling
+from align_jax.data.tiling import Frame, Places, Tiling
 
 # What a user may give for one image; an array is u8[H,W,3].
 ImageLike = str | Path | bytes | np.ndarray | Image.Image
@@ -43,15 +43,20 @@ class ImageReader:
       None for a plain bicubic resize.
     size: H = W of what comes out.
     max_pixels: an image of more pixels is refused before it is decoded.
+    tiling: how an image is cut into tiles; None: it is one.
   """
 
-  def __init__(self, processor: Any, size: int, max_pixels: int = 50_000_000):
+  def __init__(self, processor: Any, size: int, max_pixels: int = 50_000_000,
+               tiling: Tiling | None = None):
     self.processor = processor
     self.size = size
     self.max_pixels = max_pixels
+    self.tiling = tiling
 
   def __call__(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels u8[H,W,3] and their valid box i32[4] = (y0, x0, y1, x1).
+    """An image as one slot: pixels u8[H,W,3] and their valid box.
+
+    The box is i32[4] = (y0, x0, y1, x1).
 
     Args:
       image: a path, encoded bytes, a PIL image, an array u8[H,W,3], or a
@@ -74,14 +79,43 @@ class ImageReader:
     box = np.asarray([0, 0, self.size, self.size], np.int32)
     return np.ascontiguousarray(pixels, np.uint8), box
 
-  def size_of(self, image: Any) -> tuple[int, int]:
-    """(height, width) of an image, upright. Raises BadImage."""
-    width, height = self.open(image).size
-    return height, width
+  def places(self, images: Iterable[Any], tokens: int,
+             frame: Frame) -> tuple[list[Any], list[Places] | None]:
+    """Images, opened where that was needed, and what each takes in a sample.
 
-  def tiles(self, image: Any, tiling: Tiling) -> np.ndarray:
-    """u8[slots,H,W,3], an image cut into tiles. Raises BadImage."""
-    return tiling.tiles(self.open(image), self.size)
+    Args:
+      images: of the sample.
+      tokens: T.
+      frame: the connector's special tokens.
+
+    Returns:
+      (images, places); no places where each image is one slot.
+
+    Raises:
+      BadImage: one of them, where there is a tiling.
+    """
+    if self.tiling is None:
+      return list(images), None
+    opened = [self.open(image) for image in images]
+    return opened, [self.tiling.places(p.height, p.width, self.size, tokens,
+                                       frame) for p in opened]
+
+  def slots(self, images: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels u8[slots,H,W,3] of images one after the other, and their boxes.
+
+    Raises:
+      BadImage: one of them.
+    """
+    parts = [(np.zeros((0, self.size, self.size, 3), np.uint8),
+              np.zeros((0, 4), np.int32))]
+    for image in images:
+      if self.tiling is None:
+        pixels, box = self(image)
+        parts.append((pixels[None], box[None]))
+      else:
+        parts.append(self.tiling.tiles(self.open(image), self.size))
+    pixels, boxes = (np.concatenate(part) for part in zip(*parts))
+    return pixels, boxes
 
   def open(self, image: Any) -> Image.Image:
     """A PIL image in RGB, upright. Raises BadImage."""

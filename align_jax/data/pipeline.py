@@ -182,21 +182,23 @@ class _Load:
 
   def _load(self, index: int) -> dict[str, np.ndarray]:
     config, reader = self.pipeline.config, self.pipeline.reader
+    renderer = self.pipeline.renderer
     example = self.pipeline.sources[self.name][index]
-    rendered = self.pipeline.renderer(example)
+    try:
+      images, places = reader.places(
+          example["images"], renderer.tokens_per_image, renderer.frame)
+    except BadImage as bad:
+      raise BadSample(example["origin"], str(bad)) from bad
+    rendered = renderer({**example, "images": images}, places)
     if excess := rows.over_budget(rendered, config):
       raise BadSample(example["origin"], excess)
     extras = rows.extras_of(rows.annotated(example, self.pipeline.annotate),
                             self.pipeline.extras)
-    images = np.zeros((rendered.n_images, reader.size, reader.size, 3),
-                      np.uint8)
-    boxes = np.zeros((rendered.n_images, 4), np.int32)
-    for slot, image in enumerate(rendered.images):
-      try:
-        images[slot], boxes[slot] = reader(image)
-      except BadImage as bad:
-        raise BadSample(example["origin"], str(bad)) from bad
-    return rows.element(rendered, images, boxes) | extras
+    try:
+      pixels, boxes = reader.slots(rendered.images)
+    except BadImage as bad:
+      raise BadSample(example["origin"], str(bad)) from bad
+    return rows.element(rendered, pixels, boxes) | extras
 
 
 class Batches(Iterator[dict[str, Any]]):

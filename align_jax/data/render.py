@@ -32,7 +32,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from align_jax.data.example import PLACEHOLDER, BadSample, Example, Message
-from align_jax.data.tiling import Places
+from align_jax.data.tiling import NO_FRAME, Frame, Places, special, uncut
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
@@ -66,6 +66,7 @@ class Rendered:
       image `slot`; -2 - x for the connector's special token x.
     images: the sample's images, not yet read.
     text: what was rendered.
+    slots: image slots that they take; a tile is one.
   """
   tokens: np.ndarray
   targets: np.ndarray
@@ -73,6 +74,7 @@ class Rendered:
   visual: np.ndarray
   images: list[Any]
   text: str
+  slots: int
 
   def __len__(self) -> int:
     return len(self.tokens)
@@ -101,8 +103,8 @@ class Renderer:
     tokens_per_image: T.
     prompt_tokens: how many learned tokens stand before a sample, after its
       bos: the first special tokens of its row.
-    around: numbers of the connector's special tokens, which follow those,
-      that stand before and after an image's T.
+    frame: numbers of the connector's special tokens, which follow those, that
+      stand around and inside an image.
     images_first: images stand before the text of the first user turn.
     chat_template: in Jinja, whichever the template.
     typed: whether it wants contents as lists of parts with a type.
@@ -110,8 +112,7 @@ class Renderer:
 
   def __init__(self, tokenizer: Any, template: str, tokens_per_image: int,
                prompt_tokens: int = 0,
-               around: tuple[Sequence[int], Sequence[int]] = ((), ()),
-               images_first: bool = False):
+               frame: Frame = NO_FRAME, images_first: bool = False):
     if template not in TEMPLATES:
       raise InputError(f"template {template!r} is not one of "
                        f"{', '.join(TEMPLATES)}{nearest(template, TEMPLATES)}")
@@ -126,7 +127,7 @@ class Renderer:
     self.template = template
     self.tokens_per_image = tokens_per_image
     self.prompt_tokens = prompt_tokens
-    self.around, self.images_first = around, images_first
+    self.frame, self.images_first = frame, images_first
     # A copy of our own: it has a placeholder token, threads share it, and
     # nobody else's truncation or padding settings can reach it.
     self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -316,7 +317,7 @@ class Renderer:
     """Tokens of one string, with the marks that its spans give."""
     size = self.tokens_per_image
     if places is None:
-      places = [Places(1, np.arange(size))] * len(example["images"])
+      places = [uncut(size, self.frame)] * len(example["images"])
     inside = np.zeros(len(text) + 1, bool)
     for start, end in spans:
       inside[start:end] = True
@@ -332,11 +333,10 @@ class Renderer:
     for token, (start, end) in zip(coded.ids, coded.offsets):
       if token == self._placeholder:
         taken, indices = places[images]
-        own = np.where(indices >= 0, indices + slots * size,
-                       indices - self.prompt_tokens)
-        before, after = ([-2 - self.prompt_tokens - x for x in part]
-                         for part in self.around)
-        shown = [*before, *own.tolist(), *after]
+        shown = np.concatenate([special(self.frame.before), indices,
+                                special(self.frame.after)])
+        shown = np.where(shown >= 0, shown + slots * size,
+                         shown - self.prompt_tokens).tolist()
         ids += [self._pad] * len(shown)
         marks += [False] * len(shown)
         visual += shown
@@ -357,7 +357,7 @@ class Renderer:
     before = bos + [self._pad] * len(learned)
     return _rendered(before + ids, [False] * len(before) + marks,
                      [-1] * len(bos) + learned + visual,
-                     example["images"], text)
+                     example["images"], text, slots)
 
   def _caption(self, example: Example) -> Rendered:
     text = " ".join(m["content"] for m in example["conversation"]
@@ -370,7 +370,7 @@ class Renderer:
            + self._backend.encode(text, add_special_tokens=False).ids
            + [self.tokenizer.eos_token_id])
     return _rendered(ids, [False] * len(ids), [-1] * len(ids),
-                     example["images"], text)
+                     example["images"], text, len(example["images"]))
 
 
 def typed(content: str) -> list[dict[str, str]]:
@@ -390,13 +390,13 @@ def typed(content: str) -> list[dict[str, str]]:
 
 
 def _rendered(ids: list[int], marks: list[bool], visual: list[int],
-              images: list[Any], text: str) -> Rendered:
+              images: list[Any], text: str, slots: int) -> Rendered:
   tokens = np.asarray(ids, np.int32)
   following = np.asarray(marks[1:] + [False], np.float32)
   return Rendered(tokens=tokens, targets=np.append(tokens[1:], 0).astype(
       np.int32), loss_weights=following,
                   visual=np.asarray(visual, np.int32), images=list(images),
-                  text=text)
+                  text=text, slots=slots)
 
 
 def _parting(whole: str, part: str) -> str:
@@ -435,5 +435,7 @@ def show(rendered: Rendered, tokenizer: Any) -> str:
     lines.append(f"{f'{at}-{end - 1}':>9}  {'':^5}  {what}")
     at = end
   lines.append(f"{len(rendered)} positions, {rendered.n_labels} supervised, "
-               f"{rendered.n_images} image(s)")
+               f"{rendered.n_images} image(s)"
+               + (f" in {rendered.slots} tiles"
+                  if rendered.slots != rendered.n_images else ""))
   return "\n".join(lines)

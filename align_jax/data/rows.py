@@ -38,7 +38,8 @@ def over_budget(rendered: Rendered, config: DataConfig) -> str:
   """Which budgets of a row a sample exceeds by itself; "" if none."""
   budgets = (
       (len(rendered), config.row_length, "tokens", "row_length"),
-      (rendered.n_images, config.images_per_row, "images", "images_per_row"),
+      (rendered.slots, config.images_per_row,
+       "tiles" if config.tiling.kind else "images", "images_per_row"),
       (rendered.n_labels, config.labels_per_row, "supervised positions",
        "labels_per_row"))
   return "; ".join(f"{has:,} {what}, more than data.{field} = {allowed:,}"

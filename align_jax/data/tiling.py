@@ -2,9 +2,11 @@
 
 A strategy cuts a picture into tiles of the tower's size, each of which takes
 an image slot, and says where each of its visual tokens stands: padding that is
-not read and newlines between rows are only indices into the row's bank.
+not read, newlines between rows and marks between tiles are only indices into
+the row's bank. A config names one, `data.tiling = dict(kind=, options=)`.
 
-  anyres  LLaVA-NeXT: the whole image small, then a grid of tiles row by row
+  anyres    LLaVA-NeXT: the whole image small, then a grid of tiles row by row
+  coverage  Ovis 1.6: as few tiles as show nine tenths of the image
 """
 
 import math
@@ -15,12 +17,43 @@ import numpy as np
 from PIL import Image
 
 from align_jax.errors import InputError
-from align_jax.registry import Registry
+from align_jax.registry import Registry, nearest
 
-TILINGS = Registry("tiling", {"anyres": "align_jax.data.tiling:Anyres"})
+TILINGS = Registry("tiling", {
+    "anyres": "align_jax.data.tiling:Anyres",
+    "coverage": "align_jax.data.coverage:Coverage",
+})
 
-# The connector's special token 0, in the bank's way of counting.
-_NEWLINE = -2
+
+class Frame(NamedTuple):
+  """Numbers of special tokens that stand around what an image shows.
+
+  Attributes:
+    before: an image.
+    whole: behind the whole image, small where there are tiles.
+    column: between two tiles of a row.
+    row: between two rows of tiles.
+    newline: behind each row of patches of a grid.
+    after: an image.
+  """
+  before: tuple[int, ...] = ()
+  whole: tuple[int, ...] = ()
+  column: tuple[int, ...] = ()
+  row: tuple[int, ...] = ()
+  newline: tuple[int, ...] = ()
+  after: tuple[int, ...] = ()
+
+  def shifted(self, by: int) -> "Frame":
+    """The same where `by` other special tokens come first."""
+    return Frame(*(tuple(x + by for x in part) for part in self))
+
+
+NO_FRAME = Frame()
+
+
+def special(numbers: Sequence[int]) -> np.ndarray:
+  """Special tokens in the bank's way of counting, i32[n]."""
+  return -2 - np.asarray(numbers, np.int32)
 
 
 class Places(NamedTuple):
@@ -29,28 +62,41 @@ class Places(NamedTuple):
   Attributes:
     slots: tiles.
     visual: i32[n], tile * T + t for a visual token, counted from the image's
-      first slot; -2 - x for the connector's special token x.
+      first slot; -2 - x for the connector's special token x. What stands
+      before and after every image is not among them.
   """
   slots: int
   visual: np.ndarray
 
 
+def uncut(tokens: int, frame: Frame) -> Places:
+  """Of an image that is not cut: one slot of T tokens."""
+  return Places(1, np.concatenate(
+      [np.arange(tokens, dtype=np.int32), special(frame.whole)]))
+
+
 class Tiling(Protocol):
   """A strategy."""
 
-  def places(self, height: int, width: int, side: int,
-             across: int) -> Places:
+  def places(self, height: int, width: int, side: int, tokens: int,
+             frame: Frame) -> Places:
     """Of an image of that size.
 
     Args:
       height: of the image, pixels.
       width: likewise.
       side: H = W of a tile, pixels.
-      across: patches along a side of a tile, which are tokens.
+      tokens: T, of a tile.
+      frame: the connector's special tokens.
     """
 
-  def tiles(self, picture: Image.Image, side: int) -> np.ndarray:
-    """u8[slots,H,W,3], the first the whole image."""
+  def tiles(self, picture: Image.Image,
+            side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels u8[slots,H,W,3], the first tile the whole image, and the valid
+    box of each, i32[slots,4] as (y0, x0, y1, x1)."""
+
+
+MERGES = ("unpad", "flat")
 
 
 class Anyres:
@@ -61,12 +107,19 @@ class Anyres:
 
   Attributes:
     grid: pinpoints (height, width), multiples of a tile's side.
+    merge: "unpad", the tiles' tokens as one picture without its padding, a
+      newline behind each row where the connector has one; or "flat", tile
+      after tile, for tokens that are no picture.
   """
 
-  def __init__(self, grid: Sequence[Sequence[int]]):
+  def __init__(self, grid: Sequence[Sequence[int]], merge: str = "unpad"):
     self.grid = [(int(h), int(w)) for h, w in grid]
+    self.merge = merge
     if not self.grid:
       raise InputError("anyres needs at least one pinpoint (height, width)")
+    if merge not in MERGES:
+      raise InputError(f"anyres has no merge {merge!r}{nearest(merge, MERGES)} "
+                       f"(known: {', '.join(MERGES)})")
 
   def best(self, height: int, width: int) -> tuple[int, int]:
     """The pinpoint with most of the image's pixels, then with least waste."""
@@ -77,11 +130,28 @@ class Anyres:
 
     return max(self.grid, key=worth)  # the first of equals
 
-  def places(self, height: int, width: int, side: int,
-             across: int) -> Places:
-    """See `Tiling`; a newline, special token 0, ends each row of patches."""
+  def places(self, height: int, width: int, side: int, tokens: int,
+             frame: Frame) -> Places:
+    """See `Tiling`.
+
+    Raises:
+      InputError: T tokens that are no square, with merge "unpad"; a pinpoint
+        that is no multiple of a tile.
+    """
     high, wide = self.best(height, width)
+    if high % side or wide % side:
+      raise InputError(f"anyres: the pinpoint {high} x {wide} is no multiple "
+                       f"of the tower's {side} pixels")
     down, right = high // side, wide // side
+    first = uncut(tokens, frame).visual
+    if self.merge == "flat":
+      rest = np.arange(tokens, (1 + down * right) * tokens, dtype=np.int32)
+      return Places(1 + down * right, np.concatenate([first, rest]))
+    across = math.isqrt(tokens)
+    if across**2 != tokens:
+      raise InputError(
+          f"anyres lays a tile's tokens on a square, which {tokens} are not; "
+          "set data.tiling.options.merge to 'flat'")
     y = np.arange(down * across)[:, None]
     x = np.arange(right * across)[None]
     tile = 1 + y // across * right + x // across
@@ -95,11 +165,13 @@ class Anyres:
       kept = int(round(width * (index.shape[0] / height), 7))
       pad = (index.shape[1] - kept) // 2
       index = index[:, pad:index.shape[1] - pad]
-    rows = np.pad(index, [(0, 0), (0, 1)], constant_values=_NEWLINE)
-    visual = np.concatenate([np.arange(across**2), rows.reshape(-1)])
-    return Places(1 + down * right, visual.astype(np.int32))
+    ends = np.tile(special(frame.newline), (len(index), 1))
+    rows = np.concatenate([index.astype(np.int32), ends], axis=1)
+    return Places(1 + down * right,
+                  np.concatenate([first, rows.reshape(-1)]))
 
-  def tiles(self, picture: Image.Image, side: int) -> np.ndarray:
+  def tiles(self, picture: Image.Image,
+            side: int) -> tuple[np.ndarray, np.ndarray]:
     """See `Tiling`; the grid is the image, unstretched, on black."""
     width, height = picture.size
     high, wide = self.best(height, width)
@@ -114,5 +186,6 @@ class Anyres:
     grid = np.asarray(canvas).reshape(
         high // side, side, wide // side, side, 3)
     grid = grid.transpose(0, 2, 1, 3, 4).reshape(-1, side, side, 3)
-    whole = np.asarray(picture.resize((side, side), Image.BICUBIC))
-    return np.concatenate([whole[None], grid])
+    small = np.asarray(picture.resize((side, side), Image.BICUBIC))
+    pixels = np.concatenate([small[None], grid])
+    return pixels, np.tile(np.int32([0, 0, side, side]), (len(pixels), 1))

@@ -26,8 +26,8 @@ from align_jax.config import (
     MeshConfig,
     ModelConfig,
     PartConfig,
+    TilingConfig,
 )
-from align_jax.data.tiling import TILINGS
 from align_jax.errors import InputError
 from align_jax.hub.locate import revision
 from align_jax.hub.pretrained import Spec, read_spec
@@ -87,13 +87,12 @@ def checkpoint_run(weights: str | Path, dtype: Any = jnp.float32,
   model = model_config(weights, dtype)
   config = Config(
       name=name_of(weights), model=model,
-      data=DataConfig(template="processor"), stages=(),
+      data=DataConfig(template="processor", tiling=TilingConfig(
+          *spec.config.tiling)), stages=(),
       eval=EvalConfig(max_new_tokens=32))
-  strategy, options = spec.config.tiling
   return Run(
       workdir=Path("runs") / "hub" / config.name, config=config,
-      parts=build(model, layout), params=None, step=0, ends=_ends(spec),
-      tiling=TILINGS.get(strategy)(**options) if strategy else None)
+      parts=build(model, layout), params=None, step=0, ends=_ends(spec))
 
 
 def name_of(weights: str | Path) -> str:

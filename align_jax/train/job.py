@@ -80,7 +80,6 @@ def assemble(config: Config, workdir: Path) -> Job:
   """
   from align_jax import build
   from align_jax.data import batch as batches
-  from align_jax.data.images import ImageReader
   from align_jax.data.pipeline import Pipeline
   from align_jax.objectives import make_objective
   from align_jax.parallel.mesh import make_mesh
@@ -92,8 +91,7 @@ def assemble(config: Config, workdir: Path) -> Job:
   if faults := head_faults(parts, mesh.shape["tensor"]):
     raise ConfigError(config.name, faults)
   patterns = [p for stage in config.stages for p in stage.train]
-  reader = ImageReader(parts.processor, parts.image_size,
-                       config.data.max_pixels)
+  reader = parts.reader(config.data)
   suffix = (f".{jax.process_index()}" if jax.process_count() > 1 else "")
   opened: dict[str, Any] = {}
 

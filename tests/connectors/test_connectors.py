@@ -178,8 +178,7 @@ def test_what_is_promised_of_tokens_and_specials_holds(name):
       features, context)
   promised = module.tokens_out(P, **SMALL.get(name, {}))
   assert out.tokens.shape == (B, N, promised, D)
-  before, after = module.around(**SMALL.get(name, {}))
-  used = {*before, *after}
+  used = {x for part in module.frame(**SMALL.get(name, {})) for x in part}
   special = out.aux.get("special_xd", jnp.zeros((0, D)))
   assert not used or max(used) < special.shape[0]
 

@@ -1,7 +1,7 @@
 """Connectors of other projects do what those projects' files say.
 
-The references (upstream.py) know nothing of ours: they have the projects'
-names and shapes, and the tables of hub/keymaps bring their weights over.
+The references (upstream.py) were written without a look at ours: they have the
+projects' names and shapes; hub/keymaps brings their weights over.
 """
 
 import numpy as np
@@ -57,7 +57,7 @@ def test_perceiver_is_open_flamingos():
                                                "ours")
 
   def reference(x, w):
-    y = upstream.flamingo_resampler(x, w, depth, heads)
+    y = upstream.resampler(x, w, depth, heads)
     return upstream.linear(y, w, "ours")
 
   _compare("perceiver", dict(latents=latents, depth=depth, heads=heads,
@@ -103,7 +103,7 @@ def test_c_abstractor_is_honeybees(width):
              "readout.2.weight": (D, D), "readout.2.bias": (D,)}
   _compare("c_abstractor", dict(latents=9, width=width, depth=depth),
            maps.C_ABSTRACTOR, published.random_tensors(shapes),
-           lambda x, w: upstream.c_abstractor(x, w, depth, 3), patches,
+           lambda x, w: upstream.c_abstractor(x, w, 9, depth, 2), patches,
            rename=maps.rename_reg(widened=width != C))
 
 
@@ -144,13 +144,30 @@ def test_d_abstractor_is_honeybees(width):
            patches)
 
 
+@pytest.mark.parametrize("stride,patches", [(2, 25), (1, 9)])
+def test_ovis_is_ovis_1_6s(stride, patches):
+  """A grid that the stride does not divide has zeros below and right."""
+  words = 12
+  shapes = {"head.0.weight": (words - 5, stride**2 * C),
+            "head.1.weight": (words - 5,), "head.1.bias": (words - 5,),
+            "vte": (words, D)}
+  tensors = published.random_tensors(shapes)
+  tensors["head.1.weight"] = 2 + tensors["head.1.weight"]
+  rules = {"head_cv": ("head.0.weight", "v c -> c v"),
+           "norm_scale_v": ("head.1.weight", "v -> v"),
+           "norm_bias_v": ("head.1.bias", "v -> v"),
+           "table_vd": ("vte", "v d -> v d")}
+  _compare("ovis", dict(words=words, stride=stride), rules, tensors,
+           lambda x, w: upstream.visual_words(x, w, stride), patches)
+
+
 def test_pooling_is_torchs_adaptive_average():
   rng = np.random.default_rng(0)
   for side, out in ((24, 12), (16, 12), (5, 3), (27, 12), (3, 5)):
     x = rng.normal(size=(1, side, side))
     matrix = pooling(side, out)
     np.testing.assert_allclose(matrix @ x[0] @ matrix.T,
-                               upstream.adaptive_average(x, out)[0],
+                               upstream.pool(x, out)[0],
                                atol=1e-5)
 
 
@@ -176,10 +193,11 @@ def test_ovis_indicators_frame_an_image_in_what_the_decoder_reads():
   model = tiny.tiny_vlm("ovis", words=20, stride=2)
   batch = tiny.random_batch(rows=1, images=(1,))
   params = tiny.tiny_params(model, batch)
-  slots, (before, after) = 2, CONNECTORS.get("ovis").around()
+  slots, frame = 2, CONNECTORS.get("ovis").frame()
   # A row's bank: a token for each of two slots, then the specials.
-  frame = [slots + x for x in before] + [0] + [slots + x for x in after]
-  index = np.array([[-1, *frame, -1]], np.int32)
+  shown = [slots + x for x in frame.before] + [0] + [
+      slots + x for x in (*frame.whole, *frame.after)]
+  index = np.array([[-1, *shown, -1]], np.int32)
   tokens = np.full((1, 6), 7, np.int32)
 
   def read(m):

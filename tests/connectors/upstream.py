@@ -1,236 +1,278 @@
-"""Connectors of other projects, in numpy, the slow and obvious way.
+"""Peers that transformers does not have, in numpy, one number at a time.
 
-Each follows the project's own file, named in its docstring, operation by
-operation; weights have that project's names and torch's shapes. One image at a
-time, float64.
+Written from the projects' own files, without a look at our modules; weights
+carry the projects' names and layouts (a torch linear layer's weight is
+[out, in], a convolution's [out, in / groups, rows, columns]).
+
+  h_reducer     X-PLUG/mPLUG-DocOwl, DocOwl1.5/mplug_docowl/model/
+                visual_encoder.py, MplugDocOwlHReducerModel
+  c_abstractor  khanrc/honeybee, honeybee/projectors.py, CAbstractor; its
+                blocks are timm/models/regnet.py's Bottleneck
+  d_abstractor  the same file, DAbstractor (one feature level,
+                pooled_v_target "query"); its layers are Deformable DETR's
+  resampler     mlfoundations/open_flamingo, open_flamingo/src/helpers.py
+  visual_words  AIDC-AI/Ovis@f3f7f2e, ovis/model/visual_tokenizer/
+                base_visual_tokenizer.py: encode and forward
+
+Features are f[P,C] of one image, patches row by row.
 """
 
-from math import erf
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-Weights = dict[str, np.ndarray]
+Weights = Mapping[str, np.ndarray]
 
 
-def gelu(x: np.ndarray) -> np.ndarray:
-  return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
-
-
-def silu(x: np.ndarray) -> np.ndarray:
-  return x / (1 + np.exp(-x))
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-  e = np.exp(x - x.max())
-  return e / e.sum()
+def linear(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+  y = np.asarray(x, np.float64) @ w[f"{name}.weight"].T
+  return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
 
 
 def layer_norm(x: np.ndarray, w: Weights, name: str,
                eps: float = 1e-5) -> np.ndarray:
   """Over the last axis."""
-  mean = x.mean(-1, keepdims=True)
-  var = ((x - mean) ** 2).mean(-1, keepdims=True)
-  return (x - mean) / np.sqrt(var + eps) * w[f"{name}.weight"] + (
-      w[f"{name}.bias"])
-
-
-def linear(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
-  y = x @ w[f"{name}.weight"].T
-  return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
-
-
-def conv2d(x: np.ndarray, w: Weights, name: str, stride: tuple[int, int],
-           pad: int = 0, groups: int = 1) -> np.ndarray:
-  """x [C,H,W] -> [O,H',W'], weight [O,C/groups,kh,kw]."""
-  weight = w[f"{name}.weight"]
-  out_channels, inner, kh, kw = weight.shape
-  x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
-  high = (x.shape[1] - kh) // stride[0] + 1
-  wide = (x.shape[2] - kw) // stride[1] + 1
-  out = np.zeros((out_channels, high, wide))
-  for o in range(out_channels):
-    first = o // (out_channels // groups) * inner
-    for i in range(high):
-      for j in range(wide):
-        top, left = i * stride[0], j * stride[1]
-        out[o, i, j] = (x[first:first + inner, top:top + kh, left:left + kw]
-                        * weight[o]).sum()
-    if f"{name}.bias" in w:
-      out[o] += w[f"{name}.bias"][o]
+  out = np.zeros(x.shape, np.float64)
+  for at in np.ndindex(x.shape[:-1]):
+    row = np.asarray(x[at], np.float64)
+    spread = np.sqrt(((row - row.mean()) ** 2).mean() + eps)
+    out[at] = (row - row.mean()) / spread * w[f"{name}.weight"] + (
+        w[f"{name}.bias"])
   return out
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+  return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+  return 1 / (1 + np.exp(-x))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+  return x * sigmoid(x)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+  e = np.exp(x - x.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)
+
+
+def square(features: np.ndarray) -> np.ndarray:
+  """f[P,C] -> f[C,H,W]."""
+  side = math.isqrt(len(features))
+  return features.reshape(side, side, -1).transpose(2, 0, 1)
+
+
+def tokens(picture: np.ndarray) -> np.ndarray:
+  """f[C,H,W] -> f[H*W,C]."""
+  return picture.reshape(len(picture), -1).T
+
+
+def strided(x: np.ndarray, weight: np.ndarray,
+            bias: np.ndarray) -> np.ndarray:
+  """A convolution whose stride is its kernel: f[C,H,W] -> f[O,H/h,W/w]."""
+  out, _, h, w = weight.shape
+  y = np.zeros((out, x.shape[1] // h, x.shape[2] // w))
+  for o, i, j in np.ndindex(y.shape):
+    y[o, i, j] = (x[:, i * h:(i + 1) * h, j * w:(j + 1) * w]
+                  * weight[o]).sum() + bias[o]
+  return y
+
+
+def h_reducer(features: np.ndarray, w: Weights,
+              shape: tuple[int, int] = (1, 4)) -> np.ndarray:
+  """f[P,C] -> f[P/X+1,D], X = shape's product."""
+  x = square(features)
+  mixed = gelu(strided(x, w["reducer_before.0.weight"],
+                       w["reducer_before.0.bias"]))
+  # "B (X D) H W -> B D H (W X)"
+  every = shape[0] * shape[1]
+  wide = mixed.shape[0] // every
+  back = np.zeros((wide, mixed.shape[1], mixed.shape[2] * every))
+  for k, d, i, j in np.ndindex(every, wide, *mixed.shape[1:]):
+    back[d, i, j * every + k] = mixed[k * wide + d, i, j]
+  reduced = strided(back, w["reducer.weight"], w["reducer.bias"])
+  out = linear(tokens(reduced), w, "visual_fc")
+  return np.concatenate([out, w["vit_eos"].reshape(1, -1)])
+
+
+def pool(x: np.ndarray, side: int) -> np.ndarray:
+  """Adaptive average pooling, f[C,H,W] -> f[C,side,side]."""
+  out = np.zeros((len(x), side, side))
+  for i in range(side):
+    rows = slice(i * x.shape[1] // side, -(-(i + 1) * x.shape[1] // side))
+    for j in range(side):
+      columns = slice(j * x.shape[2] // side, -(-(j + 1) * x.shape[2] // side))
+      out[:, i, j] = x[:, rows, columns].mean((1, 2))
+  return out
+
+
+def conv_norm(x: np.ndarray, w: Weights, name: str,
+              act: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+  """timm's ConvNormAct of stride 1 without bias.
+
+  Asked for LayerNorm2d it takes LayerNormAct2d (timm/layers/norm_act.py),
+  whose eps is 1e-5. A 3 x 3 kernel is one for each channel (groups of one).
+  """
+  weight = w[f"{name}.conv.weight"]
+  if weight.shape[2] == 1:
+    y = np.einsum("oc,chw->ohw", weight[:, :, 0, 0], x)
+  else:
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1)])
+    y = np.zeros(x.shape)
+    for c, i, j in np.ndindex(x.shape):
+      y[c, i, j] = (padded[c, i:i + 3, j:j + 3] * weight[c, 0]).sum()
+  return act(layer_norm(y.transpose(1, 2, 0), w, f"{name}.bn")
+             .transpose(2, 0, 1))
+
+
+def bottleneck(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
+  same = lambda y: y
+  y = conv_norm(x, w, f"{name}.conv1", silu)
+  y = conv_norm(y, w, f"{name}.conv2", silu)
+  squeezed = y.mean((1, 2))
+  gate = w[f"{name}.se.fc1.weight"][:, :, 0, 0] @ squeezed
+  gate = silu(gate + w[f"{name}.se.fc1.bias"])
+  gate = w[f"{name}.se.fc2.weight"][:, :, 0, 0] @ gate
+  y = y * sigmoid(gate + w[f"{name}.se.fc2.bias"])[:, None, None]
+  y = conv_norm(y, w, f"{name}.conv3", same)
+  if f"{name}.downsample.conv.weight" in w:
+    x = conv_norm(x, w, f"{name}.downsample", same)
+  return silu(y + x)
+
+
+def c_abstractor(features: np.ndarray, w: Weights, queries: int, depth: int,
+                 mlp_depth: int) -> np.ndarray:
+  """f[P,C] -> f[queries,D]; no class token, no end tokens."""
+  x = square(features + w["pos_emb"][0])
+  for block in range(depth):
+    x = bottleneck(x, w, f"net.0.b{block + 1}")
+  x = pool(x, math.isqrt(queries))
+  for block in range(depth):
+    x = bottleneck(x, w, f"net.2.b{block + 1}")
+  y = linear(tokens(x), w, "readout.0")
+  for layer in range(1, mlp_depth):
+    y = linear(silu(y), w, f"readout.{2 * layer}")
+  return y
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray,
            heads: int) -> np.ndarray:
-  """[L,E], [S,E], [S,E] -> [L,E]; heads are consecutive columns."""
-  width = q.shape[1] // heads
-  out = np.zeros_like(q)
-  for h in range(heads):
-    part = slice(h * width, (h + 1) * width)
-    for i in range(len(q)):
-      scores = np.array([q[i, part] @ k[j, part] for j in range(len(k))])
-      out[i, part] = softmax(scores * width ** -0.5) @ v[:, part]
+  """Heads side by side in the last axis; scaled by 1 / sqrt(head width)."""
+  out, width = np.zeros((len(q), v.shape[1])), q.shape[1] // heads
+  for head in range(heads):
+    part = slice(head * width, (head + 1) * width)
+    out[:, part] = softmax(
+        q[:, part] @ k[:, part].T / math.sqrt(width)) @ v[:, part]
   return out
 
 
-def flamingo_resampler(x: np.ndarray, w: Weights, depth: int,
-                       heads: int) -> np.ndarray:
-  """open_flamingo/src/helpers.py, PerceiverResampler: [P,C] -> [T,C].
+def bilinear(x: np.ndarray, across: float, down: float) -> np.ndarray:
+  """x f[C,H,W] at (across, down) in [0,1]; zeros outside.
 
-  One frame; no frame or media embeddings.
+  As torch's grid_sample with align_corners false: the middle of the first
+  cell lies at half a cell.
   """
+  across, down = across * x.shape[2] - 0.5, down * x.shape[1] - 0.5
+  left, top = math.floor(across), math.floor(down)
+  total = np.zeros(len(x))
+  for i in (top, top + 1):
+    for j in (left, left + 1):
+      if 0 <= i < x.shape[1] and 0 <= j < x.shape[2]:
+        total += (1 - abs(down - i)) * (1 - abs(across - j)) * x[:, i, j]
+  return total
+
+
+def deformable(query: np.ndarray, places: np.ndarray, features: np.ndarray,
+               w: Weights, name: str, heads: int, points: int) -> np.ndarray:
+  """Deformable DETR's attention on one level.
+
+  query f[Q,D]; places f[Q,2] (across, down) in [0,1]; features f[P,D].
+  """
+  value = linear(features, w, f"{name}.value_proj")
+  side, width = math.isqrt(len(features)), value.shape[1] // heads
+  offsets = linear(query, w, f"{name}.sampling_offsets")
+  offsets = offsets.reshape(len(query), heads, points, 2)
+  weights = softmax(linear(query, w, f"{name}.attention_weights").reshape(
+      len(query), heads, points))
+  out = np.zeros((len(query), value.shape[1]))
+  for q, h, p in np.ndindex(len(query), heads, points):
+    part = slice(h * width, (h + 1) * width)
+    where = places[q] + offsets[q, h, p] / side
+    out[q, part] += weights[q, h, p] * bilinear(square(value[:, part]), *where)
+  return linear(out, w, f"{name}.output_proj")
+
+
+def d_abstractor(features: np.ndarray, w: Weights, layers: int, heads: int,
+                 points: int) -> np.ndarray:
+  """f[P,C] -> f[Q,D]; no class token, no end tokens.
+
+  The positions of the queries are the pooled features; what they start from
+  is learnt ("query_position_embeddings", in spite of the name).
+  """
+  x = features
+  if "input_proj.0.weight" in w:  # where the widths differ
+    x = linear(x, w, "input_proj.0")
+  x = x + w["v_pos_emb"][0]
+  state = w["query_position_embeddings.weight"]
+  places = w["reference_points"][0]
+  positions = tokens(pool(square(x), math.isqrt(len(state))))
+  for i in range(layers):
+    name = f"layers.{i}"
+    q, k = (linear(state + positions, w, f"{name}.self_attn.{p}_proj")
+            for p in "qk")
+    v = linear(state, w, f"{name}.self_attn.v_proj")
+    mixed = linear(attend(q, k, v, heads), w, f"{name}.self_attn.out_proj")
+    state = layer_norm(state + mixed, w, f"{name}.self_attn_layer_norm")
+    seen = deformable(state + positions, places, x, w, f"{name}.encoder_attn",
+                      heads, points)
+    state = layer_norm(state + seen, w, f"{name}.encoder_attn_layer_norm")
+    inner = np.maximum(linear(state, w, f"{name}.fc1"), 0)
+    state = layer_norm(state + linear(inner, w, f"{name}.fc2"), w,
+                 f"{name}.final_layer_norm")
+  return linear(state, w, "output_proj")
+
+
+def resampler(features: np.ndarray, w: Weights, depth: int,
+              heads: int) -> np.ndarray:
+  """OpenFlamingo's, f[P,C] -> f[latents,C]: one frame, no time embeddings."""
   latents = w["latents"]
-  for n in range(depth):
-    media = layer_norm(x, w, f"layers.{n}.0.norm_media")
-    inner = layer_norm(latents, w, f"layers.{n}.0.norm_latents")
-    q = linear(inner, w, f"layers.{n}.0.to_q")
-    kv = linear(np.concatenate([media, inner]), w, f"layers.{n}.0.to_kv")
-    k, v = np.split(kv, 2, axis=1)
-    latents = linear(attend(q, k, v, heads), w,
-                     f"layers.{n}.0.to_out") + latents
-    y = layer_norm(latents, w, f"layers.{n}.1.0")
-    y = gelu(linear(y, w, f"layers.{n}.1.1"))
-    latents = linear(y, w, f"layers.{n}.1.3") + latents
+  for i in range(depth):
+    media = layer_norm(features, w, f"layers.{i}.0.norm_media")
+    own = layer_norm(latents, w, f"layers.{i}.0.norm_latents")
+    q = linear(own, w, f"layers.{i}.0.to_q")
+    k, v = np.split(linear(np.concatenate([media, own]), w,
+                           f"layers.{i}.0.to_kv"), 2, axis=-1)
+    latents = latents + linear(attend(q, k, v, heads), w,
+                               f"layers.{i}.0.to_out")
+    y = linear(layer_norm(latents, w, f"layers.{i}.1.0"), w,
+               f"layers.{i}.1.1")
+    latents = latents + linear(gelu(y), w, f"layers.{i}.1.3")
   return layer_norm(latents, w, "norm")
 
 
-def h_reducer(x: np.ndarray, w: Weights, columns: int = 4) -> np.ndarray:
-  """DocOwl1.5/mplug_docowl/model/visual_encoder.py: [P,C] -> [P/4 + 1,D].
-
-  MplugDocOwlHReducerModel, after the class token is cut off.
-  """
-  patches, channels = x.shape
-  side = int(patches ** 0.5)
-  grid = x.T.reshape(channels, side, side)
-  y = gelu(conv2d(grid, w, "reducer_before.0", (1, columns)))
-  # B (X D) H W -> B D H (W X)
-  wide = np.zeros((channels, side, side))
-  for at in range(columns):
-    for d in range(channels):
-      for i in range(side):
-        for j in range(side // columns):
-          wide[d, i, j * columns + at] = y[at * channels + d, i, j]
-  y = conv2d(wide, w, "reducer", (1, columns))
-  y = linear(y.reshape(channels, -1).T, w, "visual_fc")
-  return np.concatenate([y, w["vit_eos"].reshape(1, -1)])
-
-
-def adaptive_average(x: np.ndarray, side: int) -> np.ndarray:
-  """torch's AdaptiveAvgPool2d: [C,H,W] -> [C,side,side]."""
-  _, high, wide = x.shape
-  out = np.zeros((x.shape[0], side, side))
-  for i in range(side):
-    for j in range(side):
-      rows = slice(i * high // side, -(-(i + 1) * high // side))
-      cols = slice(j * wide // side, -(-(j + 1) * wide // side))
-      out[:, i, j] = x[:, rows, cols].mean((1, 2))
+def merged(features: np.ndarray, stride: int) -> np.ndarray:
+  """f[P,C] -> f[ceil(side/stride)^2, stride^2*C], zeros below and right."""
+  side, width = math.isqrt(len(features)), features.shape[1]
+  cells = -(-side // stride)
+  out = np.zeros((cells * cells, stride * stride * width))
+  for i, j, a, b in np.ndindex(cells, cells, stride, stride):
+    y, x = i * stride + a, j * stride + b
+    if y < side and x < side:
+      at = (a * stride + b) * width
+      out[i * cells + j, at:at + width] = features[y * side + x]
   return out
 
 
-def reg_block(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
-  """timm/models/regnet.py, Bottleneck: [C,H,W] -> [O,H,W].
+def visual_words(features: np.ndarray, w: Weights, stride: int,
+                 indicators: int = 5) -> np.ndarray:
+  """Ovis: f[P,C] -> f[T,D].
 
-  As Honeybee asks for it: SiLU, a LayerNorm over channels at each place
-  (timm's norm-and-activation form, eps 1e-5), groups of one channel, squeeze
-  and excitation.
+  "vte" f[words,D] is the embedding table; its last rows are the indicators,
+  which no image token has a share of.
   """
-  def normed(y: np.ndarray, part: str) -> np.ndarray:
-    return np.moveaxis(layer_norm(np.moveaxis(y, 0, -1), w,
-                                  f"{name}.{part}.bn"), -1, 0)
-
-  one = (1, 1)
-  y = silu(normed(conv2d(x, w, f"{name}.conv1.conv", one), "conv1"))
-  y = silu(normed(conv2d(y, w, f"{name}.conv2.conv", one, pad=1,
-                         groups=len(y)), "conv2"))
-  squeezed = y.mean((1, 2), keepdims=True)
-  squeezed = silu(conv2d(squeezed, w, f"{name}.se.fc1", one))
-  squeezed = conv2d(squeezed, w, f"{name}.se.fc2", one)
-  y = y / (1 + np.exp(-squeezed))
-  y = normed(conv2d(y, w, f"{name}.conv3.conv", one), "conv3")
-  shortcut = x
-  if f"{name}.downsample.conv.weight" in w:
-    shortcut = normed(conv2d(x, w, f"{name}.downsample.conv", one),
-                      "downsample")
-  return silu(y + shortcut)
-
-
-def c_abstractor(x: np.ndarray, w: Weights, depth: int,
-                 side: int) -> np.ndarray:
-  """honeybee/projectors/projectors.py, CAbstractor: [P,C] -> [side^2,D]."""
-  patches, channels = x.shape
-  grid = int(patches ** 0.5)
-  x = x + w["pos_emb"][0]
-  y = x.T.reshape(channels, grid, grid)
-  for n in range(depth):
-    y = reg_block(y, w, f"net.0.b{n + 1}")
-  y = adaptive_average(y, side)
-  for n in range(depth):
-    y = reg_block(y, w, f"net.2.b{n + 1}")
-  y = y.reshape(len(y), -1).T
-  return linear(silu(linear(y, w, "readout.0")), w, "readout.2")
-
-
-def bilinear(grid: np.ndarray, x: float, y: float) -> np.ndarray:
-  """torch's grid_sample (align_corners=False, zeros) of [H,W,K] at a place.
-
-  x and y are shares of the width and the height; pixel i's centre is at
-  (i + 0.5) / size.
-  """
-  high, wide = grid.shape[:2]
-  x, y = x * wide - 0.5, y * high - 0.5
-  left, top = int(np.floor(x)), int(np.floor(y))
-  out = np.zeros(grid.shape[2])
-  for i in (top, top + 1):
-    for j in (left, left + 1):
-      if 0 <= i < high and 0 <= j < wide:
-        out += (1 - abs(x - j)) * (1 - abs(y - i)) * grid[i, j]
-  return out
-
-
-def d_abstractor(x: np.ndarray, w: Weights, depth: int, heads: int,
-                 points: int) -> np.ndarray:
-  """honeybee/projectors/dabs.py, DAbstractor: [P,C] -> [M,D].
-
-  One feature level, pooled_v_target "query": the queries' positions are the
-  pooled features, their contents are learned. Layers are those of
-  transformers' Deformable DETR decoder.
-  """
-  if "input_proj.0.weight" in w:
-    x = linear(x, w, "input_proj.0")
-  x = x + w["v_pos_emb"][0]
-  patches, width = x.shape
-  grid, each = int(patches ** 0.5), width // heads
-  hidden = w["query_position_embeddings.weight"]
-  side = int(len(hidden) ** 0.5)
-  places = adaptive_average(x.T.reshape(width, grid, grid), side)
-  places = places.reshape(width, -1).T
-  reference = w["reference_points"][0]
-  for n in range(depth):
-    at = f"layers.{n}."
-    q = linear(hidden + places, w, at + "self_attn.q_proj")
-    k = linear(hidden + places, w, at + "self_attn.k_proj")
-    v = linear(hidden, w, at + "self_attn.v_proj")
-    y = linear(attend(q, k, v, heads), w, at + "self_attn.out_proj")
-    hidden = layer_norm(hidden + y, w, at + "self_attn_layer_norm")
-
-    asking = hidden + places
-    values = linear(x, w, at + "encoder_attn.value_proj")
-    moves = linear(asking, w, at + "encoder_attn.sampling_offsets")
-    shares = linear(asking, w, at + "encoder_attn.attention_weights")
-    y = np.zeros_like(hidden)
-    for m in range(len(hidden)):
-      for h in range(heads):
-        part = slice(h * each, (h + 1) * each)
-        seen = values[:, part].reshape(grid, grid, each)
-        share = softmax(shares[m, h * points:(h + 1) * points])
-        for p in range(points):
-          dx, dy = moves[m].reshape(heads, points, 2)[h, p]
-          y[m, part] += share[p] * bilinear(
-              seen, reference[m, 0] + dx / grid, reference[m, 1] + dy / grid)
-    y = linear(y, w, at + "encoder_attn.output_proj")
-    hidden = layer_norm(hidden + y, w, at + "encoder_attn_layer_norm")
-
-    y = np.maximum(linear(hidden, w, at + "fc1"), 0)
-    y = linear(y, w, at + "fc2")
-    hidden = layer_norm(hidden + y, w, at + "final_layer_norm")
-  return linear(hidden, w, "output_proj")
+  x = merged(features, stride)
+  shares = softmax(layer_norm(linear(x, w, "head.0"), w, "head.1"))
+  return np.pad(shares, [(0, 0), (0, indicators)]) @ w["vte"]

@@ -9,6 +9,7 @@ import pytest
 from align_jax.cli import data as verb
 from align_jax.cli.main import main
 from align_jax.config import Config, DataConfig, ModelConfig, SourceConfig
+from align_jax.data.images import ImageReader
 from align_jax.data.render import Renderer
 from tests.data.samples import word_tokenizer
 
@@ -28,7 +29,8 @@ def config(tmp_path, monkeypatch):
   monkeypatch.setattr("align_jax.validate.validate", lambda *_: made)
   monkeypatch.setattr("align_jax.build.build", lambda *_: print(
       "what a library says") or SimpleNamespace(
-          tokenizer=word_tokenizer(), processor=None, image_size=8,
+          tokenizer=word_tokenizer(),
+          reader=lambda data: ImageReader(None, 8, data.max_pixels),
           renderer=lambda data: Renderer(word_tokenizer(), data.template, 4)))
   return path
 

@@ -198,6 +198,25 @@ def test_bigdocs(tmp_path):
     SOURCES.get("bigdocs")(root)[1]
 
 
+def test_vcr_wiki(tmp_path):
+  rows = [dict(question_id=7, image=picture(1), stacked_image=picture(2),
+               only_it_image=picture(3), only_it_image_small=picture(4),
+               caption="a red door", crossed_text=[" red door", "of the"]),
+          dict(question_id=8, image=picture(1), stacked_image=picture(2),
+               only_it_image=picture(3), only_it_image_small=picture(4),
+               caption="", crossed_text=[])]
+  folder = parquet(tmp_path / "data" / "train-00000-of-00001.parquet", rows)
+  source = SOURCES.get("vcr_wiki")(folder)
+  assert len(source) == 2
+  example = source[0]
+  asked, told = text_of(example)
+  assert asked.startswith("<image>\nWhat is the covered texts in the image?")
+  assert told == "red door, of the" and example["id"] == "7"
+  assert [shade(i) for i in example["images"]] == [2]
+  with pytest.raises(BadSample, match="row 1.*crossed_text"):
+    source[1]
+
+
 def test_doc_downstream(tmp_path):
   (tmp_path / "train.jsonl").write_text(json.dumps({
       "image": ["./imgs/a.png"], "task_name": "qa_sft",

@@ -6,6 +6,7 @@ from tokenizers import Regex, models, pre_tokenizers
 
 from align_jax.data import PLACEHOLDER, BadSample
 from align_jax.data.render import Renderer, TemplateError, show
+from align_jax.data.tiling import Frame
 from tests.data.samples import CHATML, check_golden, example, word_tokenizer
 
 CASES = {
@@ -266,12 +267,14 @@ def test_smollm2_tokens_are_transformers_own(smollm2):
 def test_a_connectors_special_tokens_stand_around_every_image(tokenizer):
   case = CASES["two_images_two_turns"]
   plain = Renderer(tokenizer, "chat", 3)(case)
-  framed = Renderer(tokenizer, "chat", 3, 0, ((0,), (1, 4)))(case)
+  framed = Renderer(tokenizer, "chat", 3, 0, Frame(
+      before=(0,), whole=(1,), after=(4,)))(case)
   assert len(framed) == len(plain) + 2 * 3
   assert framed.n_labels == plain.n_labels
   assert [v for v in framed.visual if v != -1] == [
       -2, 0, 1, 2, -3, -6, -2, 3, 4, 5, -3, -6]
-  behind = Renderer(tokenizer, "chat", 1, 2, ((0,), ()))(CASES["one_image"])
+  behind = Renderer(tokenizer, "chat", 1, 2, Frame(before=(0,)))(
+      CASES["one_image"])
   assert [v for v in behind.visual if v != -1] == [-2, -3, -4, 0]
   text = show(framed, tokenizer)
   assert "special tokens 4-4" in text and "visual tokens 3-5" in text

@@ -131,7 +131,7 @@ def test_special_tokens_come_after_all_images():
     n = len(visual)
     rendered = Rendered(np.arange(n, dtype=np.int32),
                         np.zeros(n, np.int32), np.zeros(n, np.float32),
-                        np.asarray(visual, np.int32), [], "")
+                        np.asarray(visual, np.int32), [], "", images)
     return rows.element(rendered, np.zeros((images, 2, 2, 3), np.uint8),
                         np.zeros((images, 4), np.int32))
 

@@ -141,10 +141,10 @@ def theirs(model: Any, processor: Any, images: list[Any], words: str,
 
 def logits_of(run: Any, images: list[Any], words: str) -> np.ndarray:
   """f32[L,V] of a prompt, all of it in one row."""
-  rendered = run.renderer.prompt(question(words, images), places=None if (
-      run.tiling is None) else [run.tiling.places(
-          image.size[1], image.size[0], SIDE, SIDE // PATCH)
-          for image in images])
+  renderer = run.renderer
+  _, places = run.reader.places(images, renderer.tokens_per_image,
+                                renderer.frame)
+  rendered = renderer.prompt(question(words, images), places)
   pixels, boxes = run.read(images)
   n = len(rendered)
   specials = len(pixels) * run.parts.tokens_per_image

@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
 
 import align_jax  # noqa: E402
-from align_jax.data.tiling import Anyres  # noqa: E402
+from align_jax.data.tiling import Anyres, Frame  # noqa: E402
 from align_jax.errors import InputError  # noqa: E402
 from tests.hub import llava_folder as hf  # noqa: E402
 
@@ -62,9 +62,11 @@ def test_anyres_pixels_and_places(size: tuple[int, int]) -> None:
   want = processor(image, do_rescale=False, do_normalize=False,
                    return_tensors="np")["pixel_values"][0]
   tiling = Anyres(hf.GRID)
-  tiles = tiling.tiles(image, hf.SIDE)
+  tiles, boxes = tiling.tiles(image, hf.SIDE)
+  np.testing.assert_array_equal(boxes, [[0, 0, hf.SIDE, hf.SIDE]] * len(tiles))
   np.testing.assert_array_equal(tiles.transpose(0, 3, 1, 2), want)
-  places = tiling.places(size[1], size[0], hf.SIDE, hf.SIDE // hf.PATCH)
+  places = tiling.places(size[1], size[0], hf.SIDE,
+                         (hf.SIDE // hf.PATCH) ** 2, Frame(newline=(0,)))
   assert places.slots == len(tiles)
   assert (places.visual == -2).sum() > 0
   real = places.visual[places.visual >= 0]

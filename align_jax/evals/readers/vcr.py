@@ -12,11 +12,8 @@ text with covered words, `crossed_text` the list of what is covered.
 from functools import partial
 
 from align_jax.data.parquet import Parquet, find
+from align_jax.data.vcr_wiki import ASK
 from align_jax.evals.readers.benchmark import Benchmark
-
-# Of lmms-eval's task file, vcr_wiki_en_easy.yaml.
-ASK = ("What is the covered texts in the image? Please restore the covered "
-       "texts without outputting the explanations.")
 
 
 class Vcr(Benchmark):
