@@ -20,7 +20,7 @@ SIZES = {
     "58M": (32_000, 512, 8, 1376, 2.0),
     "167M": (32_000, 1024, 8, 2752, 1.05),
 }
-PROMPT, NEW = 32, 64
+PROMPT, NEW = 32, 32
 
 
 def run(options: Options) -> Iterator[Figure]:

@@ -31,7 +31,8 @@ def judge(stage: dict[str, Any]) -> dict[str, Verdict]:
     T2  the ceiling on MFU, transfers not overlapped
     T3  bytes moved for weights over the least that the layout needs
     T4  compiled FLOPs over analytic ones, less declared recomputation
-    T5  memory predicted without compiling over compiled
+    T5  memory predicted without compiling over compiled: what lives at one
+        time, by both; T1 counts the gaps of the compiler's packing too
   """
   if "compiled_flops" not in stage:
     verdicts = {f"T{i}": Verdict(None, "not compiled") for i in range(1, 6)}
@@ -59,7 +60,7 @@ def judge(stage: dict[str, Any]) -> dict[str, Verdict]:
   verdicts["T4"] = Verdict(
       ratio <= FLOPS + again,
       f"{ratio:.3f} (<= {FLOPS} + {again:.3f} recomputed)")
-  off = stage["predicted_bytes"] / stage["used_bytes"] - 1
+  off = stage["predicted_bytes"] / stage["peak_bytes"] - 1
   verdicts["T5"] = Verdict(abs(off) <= MEMORY,
                            f"{off:+.1%} (within {MEMORY:.0%})")
   if not stage["chip"].startswith("TPU"):  # T2 to T5 are goals for TPUs

@@ -11,6 +11,9 @@ comes and goes is the most that any of five moments of a step needs:
   update      all gradients, the head's still whole
 
 beside what was kept for the backward pass (a layer's input under "full").
+This is what lives at one time. The compiler packs it into memory with gaps
+between, a hundredth where memory is short, up to a third where there is
+plenty; those are its choice and not predicted.
 """
 
 import dataclasses
@@ -29,6 +32,9 @@ from align_jax.parallel.layout import ROWS
 from align_jax.plan.cost import attention_form
 from align_jax.train.select import base
 from align_jax.train.state import TrainState
+
+# A TPU's registers hold so many numbers side by side.
+_LANES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +119,20 @@ class _Moments:
     head, table = self._head_gradient(), self._table()
     grads = {part: self._gradients(part)
              for part in ("decoder", "connector", "tower")}
-    kept = self._kept_decoder() + self._kept_tower()
-    casts = self._casts()
+    tables = self._kept_tables()
+    kept = (self._kept_decoder() + self._kept_tower()
+            + self._kept_connector() + tables)
+    early, late = self._casts("tower"), self._casts("decoder")
     if self.stage.accumulate > 1:  # the sum over microbatches lies beside
-      casts += sum(grads.values())
+      early += sum(grads.values())
     return {
-        "head": (casts + kept + table + head + 2 * self._logits()),
-        "decoder": (casts + kept + head + grads["decoder"]
+        "head": (early + late + kept + table + head + 2 * self._logits()
+                 + self._turned_tables()),
+        "decoder": (early + late + kept + head + grads["decoder"]
                     + self._decoder_layer()),
-        "connector": (casts + self._kept_tower() + head + grads["decoder"]
-                      + grads["connector"] + self._connector()),
-        "tower": (casts + self._kept_tower() + head + sum(grads.values())
+        "connector": (early + self._kept_tower() + head + grads["decoder"]
+                      + grads["connector"] + tables + self._connector()),
+        "tower": (early + self._kept_tower() + head + sum(grads.values())
                   + self._tower_layer()),
         "update": head + sum(grads.values()),
     }
@@ -132,10 +141,11 @@ class _Moments:
     return local_bytes([s for key, s in self.state.trained.items()
                         if key.startswith(part + "/")], self.tiled)
 
-  def _casts(self) -> float:
+  def _casts(self, part: str) -> float:
     """Stacks in the dtype of the computation: cast once, before the loops."""
     return sum(local_bytes(s, self.tiled) * self.width / s.dtype.itemsize
-               for key, s in self.state.trained.items() if "/layers" in key
+               for key, s in self.state.trained.items()
+               if key.startswith(f"{part}/") and "/layers" in key
                and s.dtype.itemsize != self.width)
 
   def _trains(self, part: str) -> bool:
@@ -155,8 +165,30 @@ class _Moments:
     if not self._trains("tower") or not hasattr(c, "mlp_width"):
       return 0.0
     layers = c.layers + 1 + self.config.model.tower.layer
-    return layers * self.images * c.patches * self.width * self._kept(
+    pixels = 3 * self.images * self.parts.image_size ** 2 * self.width
+    return pixels + layers * self.images * c.patches * self.width * self._kept(
         c.width, c.width, 3 * c.width + c.mlp_width, c.heads * c.patches)
+
+  def _kept_connector(self) -> float:
+    """What goes in, what is inside, what comes out."""
+    if not (self._trains("tower") or self._trains("connector")):
+      return 0.0
+    slots = self.rows * self.config.data.images_per_row
+    return self.width * slots * (
+        self.tower.patches * self.tower.width
+        + 2 * self.parts.tokens_per_image * self.decoder.width)
+
+  def _turned_tables(self) -> float:
+    """Trained tables and their moments whose rows on a device fill no whole
+    registers: a TPU keeps them the other way around, and turns them early."""
+    if not self.tiled:
+      return 0.0
+    tables = [s for key, s in self.state.trained.items()
+              if base(key) in ("decoder/embed_vd", "decoder/head_vd")]
+    return sum(3.0 * rows * -(-width // _LANES) * _LANES * s.dtype.itemsize
+               for s in tables
+               for rows, width in [s.sharding.shard_shape(s.shape)]
+               if width % _LANES)
 
   def _kept(self, width: float, attention: float, others: float,
             scores: float) -> float:
@@ -224,8 +256,22 @@ class _Moments:
     d = self.decoder.width
     plain = (slots * self.tower.patches * self.tower.width
              + 4 * count * d) * self.width
-    if not any(p.endswith("connector/w2_vd")
-               for p in (*self.trained, *self.state.frozen)):
+    if not self._has_table():
       return plain
     v = self.decoder.vocab_size / self.axes["tensor"]
-    return plain + 3 * count * v * 4 + 3 * v * d * self.width
+    # Both tables' gradients add up over chunks of words, in f32 and whole.
+    whole = sum(4 * v * d for table in (
+        "connector/w2_vd", "decoder/embed_vd") if table in self.trained)
+    return plain + whole
+
+  def _has_table(self) -> bool:
+    """Whether the connector has a V x D matrix of its own."""
+    return any(p.endswith("connector/w2_vd")
+               for p in (*self.trained, *self.state.frozen))
+
+  def _kept_tables(self) -> float:
+    """Such a matrix and the embeddings, gathered for both passes at once."""
+    if not self._has_table() or not (
+        self._trains("tower") or self._trains("connector")):
+      return 0.0
+    return 2 * self._words() * self.decoder.width * self.width

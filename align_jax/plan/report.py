@@ -58,7 +58,9 @@ def _memory(s: StagePlan) -> Iterator[str]:
   yield f"    {'together':18} {gib(s['predicted_bytes']):>12}"
   if "used_bytes" in s:
     seen = f" (seen on {s['seen_on']})" if "seen_on" in s else ""
-    yield (f"    {'compiled':18} {gib(s['used_bytes']):>12}{seen}; "
+    if "peak_bytes" in s:
+      yield f"    {'compiled':18} {gib(s['peak_bytes']):>12}"
+    yield (f"    {'with its gaps':18} {gib(s['used_bytes']):>12}{seen}; "
            f"{s['spare_share']:.0%} of {gib(s['hbm_bytes'])} to spare")
   else:
     yield f"    {'there is':18} {gib(s['hbm_bytes']):>12}"

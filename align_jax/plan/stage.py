@@ -175,8 +175,9 @@ def judged_memory(found: Compiled, program: hlo.Program, where: Target,
   """The compiler's own figures, and the buffers that are largest."""
   return {
       "fits": found.used <= where.hbm, "used_bytes": found.used,
+      "peak_bytes": found.peak or found.used,
       "argument_bytes": found.arguments,
-      "temporary_bytes": found.temporaries,
+      "temporary_bytes": found.used - found.arguments,
       "spare_share": 1 - found.used / where.hbm,
       "largest_buffers": largest(program, state, batch),
   }

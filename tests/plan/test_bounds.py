@@ -59,7 +59,8 @@ def test_every_topology_has_a_chip_and_a_source():
 
 def test_goals_are_judged_by_their_limits():
   stage = dict(
-      used_bytes=90.0, predicted_bytes=96.0, spare_share=0.09, fits=True,
+      used_bytes=95.0, peak_bytes=90.0, predicted_bytes=96.0,
+      spare_share=0.09, fits=True,
       v_sized_collectives=0, chip="TPU v5e", mfu_ceiling=0.56,
       weights_moved_over_least=1.2, compiled_flops=1.0,
       flops_compiled_over_analytic=1.36, recomputed_share=0.30)

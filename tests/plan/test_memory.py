@@ -1,0 +1,43 @@
+"""Bytes predicted from sizes beside what compilers said, once."""
+
+import pytest
+
+from align_jax.build import build
+from align_jax.config import load_config
+from align_jax.parallel import topology
+from align_jax.plan.check import check
+from align_jax.plan.chips import CHIPS
+from align_jax.plan.memory import _filled
+from align_jax.plan.stage import Target, predicted
+from align_jax.validate import validate
+
+# What lives at one time by libtpu 0.0.42.1, for the configs as shipped. A
+# config that is changed is to be compiled anew.
+COMPILED = {
+    "scale/llama31_70b:connector=align": 28_489_821_728,
+    "scale/llama31_8b_long": 7_196_564_992,
+}
+
+
+@pytest.mark.parametrize("spec", COMPILED)
+def test_prediction_is_within_a_twentieth_of_what_was_compiled(spec):
+  config = validate(load_config(spec), spec)
+  name = config.plan.topology
+  chip = CHIPS[topology.parse(name)[0]]
+  where = Target(name, topology.size(name), None, chip, chip.hbm)
+  axes = check(config, build(config.model), where.count)
+  plan = predicted(config, config.stages[0], where, axes)
+  assert plan["predicted_bytes"] == pytest.approx(COMPILED[spec], rel=0.05)
+
+
+@pytest.mark.parametrize("dims, filled", [
+    ((), 1),
+    ((100,), 100),
+    ((8, 128), 1024),
+    ((100, 64), 128 * 64),  # either axis may be the fast one
+    ((65, 100), 72 * 128),
+    ((3, 72, 128), 3 * 72 * 128),
+])
+def test_arrays_fill_whole_tiles(dims, filled):
+  assert _filled(dims, tiled=True) == filled
+  assert _filled(dims, tiled=False) <= filled
