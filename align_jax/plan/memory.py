@@ -144,7 +144,8 @@ class _Moments:
   def _casts(self, part: str) -> float:
     """Stacks in the dtype of the computation: cast once, before the loops."""
     return sum(local_bytes(s, self.tiled) * self.width / s.dtype.itemsize
-               for key, s in self.state.trained.items()
+               for key, s in (*self.state.trained.items(),
+                              *self.state.frozen.items())
                if key.startswith(f"{part}/") and "/layers" in key
                and s.dtype.itemsize != self.width)
 

@@ -5,7 +5,7 @@ import pytest
 from align_jax.build import build
 from align_jax.config import load_config
 from align_jax.parallel import topology
-from align_jax.plan.check import check
+from align_jax.plan.check import check, stage_named
 from align_jax.plan.chips import CHIPS
 from align_jax.plan.memory import _filled
 from align_jax.plan.stage import Target, predicted
@@ -14,20 +14,24 @@ from align_jax.validate import validate
 # What lives at one time by libtpu 0.0.42.1, for the configs as shipped. A
 # config that is changed is to be compiled anew.
 COMPILED = {
-    "scale/llama31_70b:connector=align": 28_489_821_728,
-    "scale/llama31_8b_long": 7_196_564_992,
+    ("scale/llama31_70b:connector=align", "all"): 28_489_821_728,
+    ("scale/llama31_8b_long", "all"): 7_196_564_992,
+    ("sea/llava15:llm=vicuna_7b,sea=paper", "align"): 4_062_433_280,
+    ("sea/llava15:llm=vicuna_7b,sea=paper", "instruct"): 8_329_149_440,
 }
 
 
-@pytest.mark.parametrize("spec", COMPILED)
-def test_prediction_is_within_a_twentieth_of_what_was_compiled(spec):
+@pytest.mark.parametrize("spec, stage", COMPILED)
+def test_prediction_is_within_a_twentieth_of_what_was_compiled(spec, stage):
   config = validate(load_config(spec), spec)
   name = config.plan.topology
   chip = CHIPS[topology.parse(name)[0]]
   where = Target(name, topology.size(name), None, chip, chip.hbm)
   axes = check(config, build(config.model), where.count)
-  plan = predicted(config, config.stages[0], where, axes)
-  assert plan["predicted_bytes"] == pytest.approx(COMPILED[spec], rel=0.05)
+  one = stage_named(config, stage)
+  plan = predicted(config.of(one), one, where, axes)
+  assert plan["predicted_bytes"] == pytest.approx(
+      COMPILED[spec, stage], rel=0.05)
 
 
 @pytest.mark.parametrize("dims, filled", [
