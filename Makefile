@@ -44,7 +44,8 @@ mini-clip: $(VENV)/installed-quickstart
 	$(BIN)/align-jax train --config mini/clip --workdir runs/mini_clip
 	$(BIN)/align-jax convert export runs/mini_clip align_jax/weights/mini_clip
 
-## Every config at scale, compiled for the devices it names: an hour or so.
+## Every config at scale, compiled for the devices it names: minutes a stage,
+## hours in all. Broken off, it goes on where it was.
 plan-all: $(VENV)/installed-full
 	$(BIN)/python -m align_jax.plan.everything configs
 
