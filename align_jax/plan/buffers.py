@@ -120,7 +120,7 @@ class _Lives:
             ended = next(k for k in ends if alive[k].bytes == s.held)
             ends.remove(ended)
             del alive[ended]
-          alive[leaf] = Buffer(f"temporary: {op.op_name or op.name}",
+          alive[leaf] = Buffer(f"temporary: {_said(op, ops)}",
                                f"{s.dtype}[{','.join(map(str, s.dims))}]",
                                s.held)
       now = [*alive.values(), *self._inside(op)]
@@ -195,6 +195,15 @@ class _Lives:
         "branch_computations", "true_computation", "false_computation")}
     return max((self.peak(b) for b in op.called(*names.get(op.opcode, ()))),
                key=_total, default=[])
+
+
+def _said(op: Op, ops: Computation) -> str:
+  """Where a value comes from; where nothing tells, what it goes into."""
+  found, seen = op, 0
+  while found is not None and not found.op_name and seen < 4:
+    found = next((o for o in ops.values() if found.name in o.operands), None)
+    seen += 1
+  return (found.op_name if found is not None else "") or op.name
 
 
 def _unwrapped(op: Op | None, inside: Computation) -> Op | None:
