@@ -168,6 +168,8 @@ def _table6(c: ConfigDict, table: tuple, visual: int, data: str) -> None:
       name=name, data=data, train={p: rate for p in trained},
       steps=math.ceil(samples[name] * epochs / batch),
       batch=_room(batch, text, visual),
+      # So that a chip has four rows at a time, which its memory takes.
+      accumulate=batch // 256,
       objectives={"next_token": 1.0}, **_OPTIMIZER)
               for (name, trained, data), (batch, text, epochs, rate) in zip(
                   stages, table)]
