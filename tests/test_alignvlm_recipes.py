@@ -10,6 +10,8 @@ from align_jax.config import load_config
 from align_jax.errors import InputError
 from align_jax.parallel import topology
 from align_jax.plan.check import check
+from align_jax.plan.cost import connector_cost
+from align_jax.plan.stage import abstract_mesh, all_shapes
 from align_jax.validate import validate
 
 EVERYTHING = {"tower/*", "connector/*", "decoder/*"}
@@ -53,6 +55,7 @@ def test_table_6(llm):
     assert data.images_per_row == 10
     assert stage.steps == steps
     assert stage.objectives == {"next_token": 1.0}
+    assert batch / stage.accumulate == 256
   assert [list(s.data) for s in config.stages] == [
       ["captions"], ["documents"], ["tasks"]]
   kinds = {n: s.kind for n, s in config.data.sources.items()}
@@ -119,6 +122,30 @@ def test_every_connector_goes_into_a_recipe(name, kind):
     data = config.of(stage).data
     assert most + data.labels_per_row <= data.row_length
   check(config, parts, topology.size(config.plan.topology))
+
+
+@pytest.mark.parametrize("arg,tokens,parameters,flops", [
+    # W1, LN1, W2, LN2; two products of 3072 x 128,256 a token.
+    ("", 729, 1152 * 3072 + 2 * 3072 + 128_256 * 3072 + 2 * 128_256,
+     729 * (2 * 1152 * 3072 + 4 * 3072 * 128_256)),
+    ("connector=mlp", 729, 1152 * 3072 + 3072 + 3072 * 3072 + 3072,
+     729 * 2 * (1152 * 3072 + 3072 * 3072)),
+    # 27 made 28, so 14 x 14; 65,531 words of 65,536 rows.
+    ("connector=ovis", 196, 4608 * 65_531 + 2 * 65_531 + 65_536 * 3072,
+     196 * 2 * (4608 * 65_531 + 65_531 * 3072)),
+])
+def test_a_plan_says_what_a_connector_makes_and_costs(
+    arg, tokens, parameters, flops):
+  """Before anything runs, or is compiled."""
+  config = read(f"llama32_3b:{arg}" if arg else "llama32_3b")
+  stage = config.stages[2]
+  config = config.of(stage)
+  parts = build(config.model)
+  axes = check(config, parts, topology.size(config.plan.topology))
+  shapes = all_shapes(config, parts, abstract_mesh(axes))
+  found = connector_cost(config, parts, shapes)
+  assert found == dict(kind=config.model.connector.kind, tokens_out=tokens,
+                       parameters=parameters, flops=pytest.approx(flops))
 
 
 @pytest.mark.parametrize("arg,text", [

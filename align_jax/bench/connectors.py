@@ -27,14 +27,12 @@ from align_jax.config import (
   MeshConfig,
   ModelConfig,
   PartConfig,
-  StageConfig,
 )
 from align_jax.evals.generate import Generator
 from align_jax.evals.prompts import Prompt
-from align_jax.ops.cost import Product
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import make_mesh
-from align_jax.plan.cost import forward_products
+from align_jax.plan.cost import connector_cost
 from align_jax.train.select import flatten
 
 QUESTION, ANSWER = 32, 20  # tokens
@@ -130,9 +128,7 @@ class _Case:
   def figure(self, times: Timings) -> Figure:
     model = self.parts.model
     found = times.of(self.kind)
-    own = {path: x for path, x in flatten(self.params).items()
-           if path.startswith("connector/")}
-    products = self._products()
+    cost = self._cost()
     memory = jax.jit(self._read).lower(
         self.params, self.batch).compile().memory_analysis()
     size = sum(x.nbytes for x in jax.tree.leaves(self.params))
@@ -149,9 +145,9 @@ class _Case:
         **found | {"parts": {
             "tokens_per_second": ANSWER / found["value"],
             "memory_mib": (size + memory.temp_size_in_bytes) / 2**20,
-            "tokens_out": self.parts.tokens_per_image,
-            "parameters": sum(x.size for x in own.values()),
-            "gflops_an_image": sum(p.flops for p in products) / 1e9,
+            "tokens_out": cost["tokens_out"],
+            "parameters": cost["parameters"],
+            "gflops_an_image": cost["flops"] / 1e9,
         }})
 
   def _read(self, params: Any, batch: dict[str, Any]) -> jax.Array:
@@ -160,11 +156,10 @@ class _Case:
     hidden = model.apply({"params": params}, batch)["hidden"]
     return model.apply({"params": params}, hidden[:, -1], method="logits")
 
-  def _products(self) -> list[Product]:
+  def _cost(self) -> dict[str, Any]:
     """Of the connector, for an image."""
-    stage = StageConfig("answer", 1, {"connector/*": 1.0})
     config = Config("bench", self.parts.config, DataConfig(
-        rows=1, row_length=2, images_per_row=1), (stage,))
+        rows=1, row_length=2, images_per_row=1), ())
     shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype)
               for path, x in flatten(self.params).items()}
-    return forward_products(config, stage, self.parts, shapes)["connector"]
+    return connector_cost(config, self.parts, shapes)

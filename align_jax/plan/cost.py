@@ -89,6 +89,22 @@ def forward_products(config: Config, stage: StageConfig, parts: Parts,
   }
 
 
+def connector_cost(config: Config, parts: Parts,
+                   shapes: Mapping[str, Any]) -> dict[str, Any]:
+  """What a connector makes of an image, and at what cost; {} without one.
+
+  Returns:
+    kind; tokens_out, T; parameters; flops, of an image's forward pass.
+  """
+  if config.model.kind != "vlm":
+    return {}
+  return {"kind": config.model.connector.kind,
+          "tokens_out": parts.tokens_per_image,
+          "parameters": sum(math.prod(s.shape) for path, s in shapes.items()
+                            if path.startswith("connector/")),
+          "flops": sum(p.flops for p in _connector(config, parts, shapes))}
+
+
 def attention_form(parts: Parts, length: int) -> str:
   """What the decoder's attention runs as, in training."""
   model = parts.model

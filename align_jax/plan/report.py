@@ -25,6 +25,10 @@ def _stage(name: str, s: StagePlan, verdicts: dict[str, Verdict],
   yield from (f"  {line}" for line in s["partition"])
   yield (f"  {s['parameters']:,} parameters, {s['trainable_parameters']:,} "
          f"trained, {s['unsharded_share']:.1%} unsharded")
+  if c := s.get("connector"):
+    yield (f"  connector {c['kind']}: {c['tokens_out']} tokens out, "
+           f"{c['parameters']:,} parameters, {c['flops'] / 1e9:,.1f} GFLOP an "
+           "image")
   yield ""
   yield from _memory(s)
   yield ""
