@@ -21,6 +21,7 @@ def test_each_kind_is_a_connector_and_all_of_the_paper_are_there():
           "c_abstractor"} <= set(connectors.KINDS)
 
 
+@pytest.mark.slow
 def test_figures_of_two_connectors(config, monkeypatch):
   monkeypatch.setattr(connectors, "KINDS", {
       "align": {}, "perceiver": dict(latents=2, depth=1, heads=2,
