@@ -17,7 +17,12 @@ RUN/eval/TASK.json and, for each question, a line of RUN/eval/TASK.jsonl.
 
   align-jax evaluate runs/quickstart --limit 500
   align-jax evaluate runs/quickstart --noise 0.5 --noise 1 --json
-  align-jax evaluate RUN --task pope --option folder=/data/pope"""
+  align-jax evaluate RUN --task pope --option folder=/data/pope
+
+--perplexity asks no questions: it says how well the language model predicts a
+plain text, now and before the run trained it, in RUN/eval/perplexity.json.
+
+  align-jax evaluate RUN --perplexity held_out.txt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="let ALIGN mix only the words of a file that "
                       "`align-jax inspect words` wrote; the result is "
                       "written to TASK.kept_K.json")
+  parser.add_argument("--perplexity", default="", metavar="FILE",
+                      help="of the language model on this text, instead of a "
+                      "task")
   parser.add_argument("--no-probe", action="store_true",
                       help="leave out the linear probe of the tower")
 
@@ -55,8 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   source = which_run.source(args)
   with kept_clean():
-    result = evaluate_folder(source, args)
-  if args.json:
+    result = (perplexity_of(source, args) if args.perplexity
+              else evaluate_folder(source, args))
+  if args.perplexity and not args.json:
+    print(perplexity_lines(result))
+  elif args.json:
     which_run.print_json(result)
   else:
     print(table(result))
@@ -110,6 +121,32 @@ def evaluate_folder(source: str | Path,
       "run": str(source), "samples": str(lines)}
   write_json(folder / f"{stem}.json", result)
   return result
+
+
+def perplexity_of(source: str | Path,
+                  args: argparse.Namespace) -> dict[str, Any]:
+  """Measures and writes RUN/eval/perplexity.json."""
+  from align_jax.api import load_run
+  from align_jax.evals.plain_text import preserved
+  from align_jax.train.manifest import write_json
+
+  loaded = load_run(source, unfinished=args.unfinished)
+  result = preserved(loaded, args.perplexity) | about(loaded.workdir)
+  folder = loaded.workdir / "eval"
+  folder.mkdir(parents=True, exist_ok=True)
+  write_json(folder / "perplexity.json", result)
+  return result
+
+
+def perplexity_lines(result: dict[str, Any]) -> str:
+  """The result for people."""
+  one = lambda found: (f"{found['perplexity']:.3f} on {found['tokens']:,} "
+                       f"tokens, {found['nats_per_byte']:.4f} nats a byte")
+  lines = [f"{result['file']}: perplexity after {result['step']} steps "
+           f"{one(result)}"]
+  lines.append(f"before: {one(result['before'])}" if result["before"] else
+               "before: the language model started from no weights")
+  return "\n".join(lines)
 
 
 def _options(given: list[str]) -> dict[str, Any]:

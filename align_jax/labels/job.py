@@ -8,6 +8,7 @@ leaves is the same, byte for byte. Processes share the shards out.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from align_jax.labels import store
 from align_jax.objectives.words import read_words
 from align_jax.ops.top_words import top_words
 
+_TEXT = "text_features.npy"  # there while the job is not done
 HOW = ("raw", "maskclip", "surgery", "map_head")
 
 
@@ -155,7 +157,7 @@ def label(plan: Plan, source: Any, tower: Any, folder: str | Path, *,
   todo = [s for s in range(process, shards, processes)
           if not (folder / store.shard_name(s, shards)).exists()]
   if todo:
-    find = _finder(plan, tower, words, mesh)
+    find = _finder(plan, tower, words, folder, mesh)
     for shard in todo:
       _write_shard(plan, source, tower, folder, shard, shards, find, batch,
                    progress)
@@ -188,23 +190,13 @@ def _claim(folder: Path, manifest: dict[str, Any],
 Finder = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
-def _finder(plan: Plan, tower: Any, words: Sequence[str],
+def _finder(plan: Plan, tower: Any, words: Sequence[str], folder: Path,
             mesh: Any) -> Finder:
-  """Pixels -> words i32[I,P,n] and scores f32[I,P,n]; -1, 0 where none.
-
-  The words' text features are computed here, once.
-  """
+  """Pixels -> words i32[I,P,n] and scores f32[I,P,n]; -1, 0 where none."""
   if plan.n > len(words):
     raise InputError(f"label: n = {plan.n} words of a patch, from a list of "
                      f"{len(words)}")
-  # Batches of one size, the last one padded, so that one shape is compiled.
-  rows = 256
-  table = []
-  for start in range(0, len(words), rows):
-    part = list(words[start:start + rows])
-    filled = part + part[:1] * (rows - len(part))
-    table.append(np.asarray(tower.text(filled, plan.templates))[:len(part)])
-  table = jnp.asarray(np.concatenate(table), jnp.float32)
+  table = jnp.asarray(_text_features(plan, tower, words, folder))
   best = jax.jit(lambda patches, table: top_words(
       patches, table, plan.n, plan.sign, mesh=mesh))
 
@@ -217,6 +209,26 @@ def _finder(plan: Plan, tower: Any, words: Sequence[str],
     return np.where(keep, ids, -1), np.where(keep, scores, 0)
 
   return find
+
+
+def _text_features(plan: Plan, tower: Any, words: Sequence[str],
+                   folder: Path) -> np.ndarray:
+  """f32[Q,E] of the words, computed once a job and kept until it is done."""
+  path = folder / _TEXT
+  if path.is_file():
+    return np.load(path)
+  # Batches of one size, the last one padded, so that one shape is compiled.
+  rows, table = 256, []
+  for start in range(0, len(words), rows):
+    part = list(words[start:start + rows])
+    filled = part + part[:1] * (rows - len(part))
+    table.append(np.asarray(tower.text(filled, plan.templates),
+                            np.float32)[:len(part)])
+  found = np.concatenate(table)
+  scratch = folder / f"{os.getpid()}.{_TEXT}"  # another process may write too
+  np.save(scratch, found)
+  scratch.replace(path)
+  return found
 
 
 def _write_shard(plan: Plan, source: Any, tower: Any, folder: Path, shard: int,
@@ -279,5 +291,6 @@ def _finish(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
       empty += int((words < 0).all(-1).sum())
       patches += len(words)
   store.write_index(folder, places)
+  (folder / _TEXT).unlink(missing_ok=True)
   return {"images": len(places),
           "unlabelled_share": empty / max(patches, 1)}

@@ -95,7 +95,7 @@ def test_labels_are_the_best_words_of_each_patch(made, tower, source):
 
 
 def test_a_job_that_was_stopped_leaves_the_same_files(
-    made, tower, source, words, tmp_path):
+    made, tower, source, words, tmp_path, monkeypatch):
   folder, _ = made
 
   class Stop(Exception):
@@ -113,8 +113,11 @@ def test_a_job_that_was_stopped_leaves_the_same_files(
   with pytest.raises(InputError, match="not finished"):
     store.Labels(tmp_path)
   done = []
+  assert (tmp_path / "text_features.npy").is_file()
+  monkeypatch.setattr(type(tower), "text", None)  # not computed once more
   job.label(plan(words), source, tower, tmp_path, batch=5,
             progress=done.append)
+  assert not (tmp_path / "text_features.npy").exists()
   assert sum(done) == 15  # the first shard of 8 was not done again
   names = {p.name for p in tmp_path.iterdir()}
   assert {p.name for p in folder.iterdir()} <= names
@@ -268,9 +271,8 @@ def test_killed_in_the_middle_it_goes_on(words, tmp_path):
   shutil.rmtree(tmp_path)
 
 
-def test_maskclip_finds_the_shape_and_not_the_background(made, source):
-  """The sign check: a shape's own patches score its colour higher."""
-  folder, _ = made
+def share_right(folder, source) -> float:
+  """Of pictures in whose best patch the shape's own colour is found."""
   labels = store.Labels(folder)
   right = []
   for i in range(23):
@@ -279,5 +281,16 @@ def test_maskclip_finds_the_shape_and_not_the_background(made, source):
     ids, scores = labels[key]
     color = WORDS.index(facts["color"])
     right.append((ids[scores.max(-1).argmax()] == color).any())
-  assert np.mean(right) > 3 / len(COLORS)
-  assert Path(labels.words_file).read_text().split() == WORDS
+  return float(np.mean(right))
+
+
+def test_maskclip_finds_the_shape_and_the_other_sign_does_not(
+    made, tower, source, words, tmp_path):
+  """The sign check: a shape's own patches score its colour higher."""
+  folder, _ = made
+  found = share_right(folder, source)
+  assert found > 3 / len(COLORS)
+  flipped = plan(words, sign=-1.0, threshold=-2.0)
+  job.label(flipped, source, tower, tmp_path, batch=5)
+  assert share_right(tmp_path, source) < 0.5 * found
+  assert Path(store.Labels(folder).words_file).read_text().split() == WORDS
