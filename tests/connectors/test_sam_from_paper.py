@@ -8,7 +8,7 @@ from align_jax.hub.keymaps import qformer as maps
 from tests.connectors import published
 from tests.connectors.sam_from_paper import Prompt
 
-C, D, E, HEADS, T, P, WORDS, LENGTH, DEPTH = 5, 6, 4, 2, 2, 3, 9, 4, 12
+C, D, E, HEADS, T, P, WORDS, LENGTH, DEPTH = 5, 6, 8, 2, 2, 3, 9, 4, 12
 
 # Ragged sets: three images; two beside one alone; one alone.
 SEGMENTS = np.array([[1, 1, 1], [2, 1, 1], [1, 0, 0]], np.int32)
@@ -57,8 +57,10 @@ def _tensors() -> dict[str, np.ndarray]:
       x = 1 + 0.2 * x
     elif name.endswith("bias"):
       x = 0.3 * x
+    elif ".dense.weight" in name or "value.weight" in name:
+      x = x * shape[-1] ** -0.5  # so that no layer forgets what came before
     elif "query.weight" in name or "key.weight" in name:
-      x = 1.2 * x  # attention is then far from uniform
+      x = 0.7 * x  # attention is neither uniform nor of one place
     found[name] = x.astype(np.float32)
   return found
 
