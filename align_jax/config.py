@@ -150,6 +150,9 @@ class DataConfig:
     on_bad_sample: "error" or "quarantine".
     max_pixels: larger images are refused.
     workers: threads that read and decode.
+    features: a folder that `align-jax data features` wrote: a frozen tower's
+      features of all images, which are read in their place; "" runs the
+      tower.
   """
   sources: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
   template: str = "chat"
@@ -164,6 +167,7 @@ class DataConfig:
   on_bad_sample: str = "error"
   max_pixels: int = 50_000_000
   workers: int = 2
+  features: str = ""
 
 
 # What one stage may set otherwise than the run: the shapes of a batch, and how

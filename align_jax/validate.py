@@ -298,6 +298,11 @@ def _combinations(config: Config) -> Iterator[str]:
   if not data.sources:
     yield "data.sources: there is none"
   yield from _batches(model.kind, data)
+  if data.features and (model.kind == "clip" or any(
+      fnmatch.fnmatchcase("tower", pattern.split("/")[0])
+      for stage in config.stages for pattern in stage.train)):
+    yield ("data.features: a stage trains the tower, whose features are "
+           "others then")
   fixed = [axis for axis in ("replica", "data", "fsdp", "tensor", "context")
            if getattr(config.mesh, axis) == -1]
   if len(fixed) > 1:

@@ -83,9 +83,14 @@ class VLM(nn.Module):
     }
 
   def features(self, batch: dict[str, Any]) -> jax.Array:
-    """The tower's features f[B,N,P,C]; zeros for a batch without images."""
+    """The tower's features f[B,N,P,C]; zeros for a batch without images.
+
+    Where `images` are features already (data/features.py), those.
+    """
     images, mask = batch["images"], batch["image_segment_ids"] > 0
     b, n = mask.shape
+    if images.ndim == 4:
+      return self.layout.constrain(images.astype(self.tower.dtype), "b...")
 
     def look(tower: nn.Module, images: jax.Array,
              boxes: jax.Array) -> jax.Array:

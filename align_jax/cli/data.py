@@ -1,4 +1,4 @@
-"""`align-jax data show | build | words`: look at examples, write data."""
+"""`align-jax data ...`: look at examples, write data and what is made of it."""
 
 import argparse
 import json
@@ -24,18 +24,24 @@ DESCRIPTION = """Looks at training data, and writes data sets.
   align-jax data words --source JSON --out words.txt [--least 10]
       writes the frequent nouns, adjectives and verbs of what a source's
       examples say: a word list for `align-jax label`
+  align-jax data tokenizer --source JSON [--source JSON] --size V --out DIR
+      learns a byte-level BPE vocabulary from what the sources' examples say
+  align-jax data features --tower WEIGHTS --source JSON --out DIR
+      runs a frozen tower over a source's images, once for all runs whose
+      config has data.features = DIR
 """
 
 # Data sets that can be written: name -> function of the folder and of the
 # options that this data set has; it gives (what --json prints, a line).
 BUILDERS = {"easy_vqa": "align_jax.cli.data:easy_vqa",
-            "linked_images": "align_jax.cli.data:linked_images"}
+            "linked_images": "align_jax.cli.data:linked_images",
+            "icon_words": "align_jax.cli.data:icon_words"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of both forms."""
   forms = parser.add_subparsers(dest="form", required=True,
-                                metavar="show|build|words")
+                                metavar="show|build|words|tokenizer|features")
   show = forms.add_parser("show", help="print rendered examples")
   show.add_argument("--config", required=True, metavar="FILE[:arg]",
                     help="a config file, or the name of a shipped one")
@@ -66,15 +72,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="words that are rarer are left out (default 10)")
   words.add_argument("--general", default="", metavar="NAME",
                      help="a list of english-words to add: gcide or web2")
-  words.add_argument("--json", action="store_true",
-                     help="print one JSON object and nothing else")
+  tokenizer = forms.add_parser("tokenizer", help="learn a vocabulary")
+  tokenizer.add_argument("--source", required=True, type=json.loads,
+                         metavar="JSON", action="append",
+                         help="a data source; may be given several times")
+  tokenizer.add_argument("--size", type=int, required=True, metavar="V",
+                         help="tokens in all")
+  tokenizer.add_argument("--ends", action="store_true",
+                         help="add <eos> by itself, for a CLIP's texts")
+  features = forms.add_parser("features", help="run a frozen tower, once")
+  features.add_argument("--tower", required=True, metavar="WEIGHTS",
+                        help="as model.tower.weights")
+  features.add_argument("--layer", type=int, default=-1,
+                        help="as model.tower.layer (default -1)")
+  features.add_argument("--class-token", action="store_true",
+                        help="as model.tower.class_token")
+  features.add_argument("--source", required=True, type=json.loads,
+                        metavar="JSON", action="append",
+                        help="a data source with images; may be given several "
+                        "times")
+  for form in (tokenizer, features):
+    form.add_argument("--out", required=True, metavar="DIR",
+                      help="folder to be made")
+  for form in (words, tokenizer, features):
+    form.add_argument("--json", action="store_true",
+                      help="print one JSON object and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs one of the forms; 0 is success."""
   with kept_clean():
-    found, lines = {"show": _show, "build": _build,
-                    "words": _words}[args.form](args)
+    found, lines = {"show": _show, "build": _build, "words": _words,
+                    "tokenizer": _tokenizer,
+                    "features": _features}[args.form](args)
   print(json.dumps(found) if args.json else "\n".join(lines))
   return 0
 
@@ -195,19 +225,62 @@ def linked_images(data_dir: str, samples: int = 69_000, seed: int = 0,
           f"look at {data_dir}/contact_sheet.png")
 
 
+def icon_words(data_dir: str) -> tuple[dict[str, Any], str]:
+  """Writes the words of icon scenes' things, for labels."""
+  from align_jax.data.icon_scenes import concepts
+
+  if not data_dir:
+    raise InputError("icon_words needs --data-dir, where words.txt shall lie")
+  folder = Path(data_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  file = folder / "words.txt"
+  file.write_text("\n".join(concepts()) + "\n", encoding="utf-8")
+  return ({"file": str(file), "words": len(concepts())},
+          f"{file}: the {len(concepts())} words of icon scenes")
+
+
+def _opened(source: Any) -> Any:
+  """A source that is given as JSON."""
+  from align_jax.data import SOURCES
+  from align_jax.validate import check_source
+
+  check_source(source, "--source")
+  return SOURCES.get(source["kind"])(**source.get("options", {}))
+
+
+def _tokenizer(args: argparse.Namespace) -> Found:
+  """Learns a vocabulary and writes it for transformers."""
+  from align_jax.data.bpe import train_bpe
+
+  made = train_bpe([_opened(s) for s in args.source], args.size, args.ends)
+  made.save_pretrained(args.out)
+  return ({"folder": args.out, "tokens": len(made)},
+          [f"{args.out}: a vocabulary of {len(made):,} tokens"])
+
+
+def _features(args: argparse.Namespace) -> Found:
+  """Keeps a tower's features of a source's images."""
+  from tqdm import tqdm
+
+  from align_jax.data.features import write
+
+  with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
+    made = write(args.tower, [_opened(s) for s in args.source], args.out,
+                 layer=args.layer, class_token=args.class_token,
+                 progress=bar.update)
+  return made, [f"{args.out}: features {made['shape']} of {args.tower}"]
+
+
 def _words(args: argparse.Namespace) -> Found:
   """Writes the word list of a source's answers."""
   from tqdm import tqdm
 
-  from align_jax.data import SOURCES
   from align_jax.labels.wordlist import word_list
-  from align_jax.validate import check_source
 
-  check_source(args.source, "--source")
+  source = _opened(args.source)
   out = Path(args.out)
   if out.exists():
     raise InputError(f"{out} exists; give another name or remove it")
-  source = SOURCES.get(args.source["kind"])(**args.source.get("options", {}))
   said = (turn["content"] for i in tqdm(range(len(source)), desc="examples")
           for turn in source[i]["conversation"] if turn["role"] == "assistant")
   words = word_list(said, args.least, args.general)

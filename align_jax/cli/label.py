@@ -1,11 +1,14 @@
 """`align-jax label`: words for the patches of a data set's images."""
 
 import argparse
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 from align_jax.cli.stdout import kept_clean
 from align_jax.cli.which_run import print_json
+from align_jax.errors import InputError
 
 DESCRIPTION = """Labels every patch of a data set's images with words.
 
@@ -23,15 +26,24 @@ objective "sea".
   --how raw       last layer, post-norm, projection: needs --sign -1 (CLIP)
   --how maskclip  the last layer's values instead of its attention (CLIP)
   --how surgery   attention of values to values in the last layers (CLIP)
-  --how map_head  each patch alone through the pooling head (SigLIP)"""
+  --how map_head  each patch alone through the pooling head (SigLIP)
+  --sign check    the sign that ranks things above the background, where the
+                  source knows what its patches show
+
+  align-jax label --of labels/ --as shuffled --out others/
+makes controls of finished labels: `shuffled`, each image with the labels of
+another, and `true`, what the source knows to be there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add("--tower", required=True, help="a whole CLIP or SigLIP model")
-  add("--words", required=True, metavar="FILE", help="one word a line")
-  add("--source", required=True, type=json.loads, metavar="JSON",
+  add("--tower", help="a whole CLIP or SigLIP model")
+  add("--words", metavar="FILE", help="one word a line")
+  add("--source", type=json.loads, metavar="JSON",
       help='a data source, {"kind": ..., "options": {...}}')
+  add("--of", metavar="DIR", help="finished labels, to derive others from")
+  add("--as", dest="kind", choices=("true", "shuffled"),
+      help="what to make of them")
   add("--out", required=True, metavar="DIR", help="folder of the labels")
   add("--preset", default="paper", metavar="NAME",
       help="paper or recommended: --how, --layer and --sign "
@@ -39,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--how", default="", help="patch features (default: the preset's)")
   add("--layer", type=int, default=-1,
       help="last layer to run, from the end (default: %(default)s)")
-  add("--sign", type=float, choices=(1.0, -1.0),
+  add("--sign", type=_sign, metavar="1|-1|check",
       help="of the cosine (default: -1 for raw, else 1)")
   add("--n", type=int, default=10, help="words of a patch")
   add("--threshold", type=float, default=0.0,
@@ -52,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--shard", type=int, default=1024, help="examples in a file")
   add("--batch", type=int, default=32, help="images at a time")
   add("--json", action="store_true", help="print the manifest as JSON")
+
+
+def _sign(text: str) -> float | str:
+  if text != "check" and float(text) not in (1.0, -1.0):
+    raise ValueError(text)
+  return text if text == "check" else float(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,10 +100,19 @@ def make(args: argparse.Namespace) -> dict:
   from align_jax.data import SOURCES
   from align_jax.hub.tower_face import load_tower
   from align_jax.labels import job
+  from align_jax.labels.known import check_sign, derive
   from align_jax.labels.presets import label_preset
   from align_jax.parallel.distributed import initialise
   from align_jax.validate import check_source
 
+  if args.of:
+    if not args.kind:
+      raise InputError("--of needs --as, what to make of those labels")
+    with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
+      return derive(args.kind, args.of, args.out, progress=bar.update)
+  if missing := [f"--{n}" for n in ("tower", "words", "source")
+                 if getattr(args, n) is None]:
+    raise InputError(f"labels need {', '.join(missing)}, or --of other labels")
   initialise()
   check_source(args.source, "--source")
   tower = load_tower(args.tower)
@@ -93,11 +120,18 @@ def make(args: argparse.Namespace) -> dict:
   plan = job.Plan(
       tower=args.tower, words=args.words, source=args.source, how=how,
       layer=args.layer, n=args.n, threshold=args.threshold, shard=args.shard,
-      sign=args.sign or (-1.0 if how == "raw" else 1.0),
+      sign=args.sign if isinstance(args.sign, float) else (
+          -1.0 if how == "raw" else 1.0),
       crop_from=args.crop_from, templates=tuple(args.template or ("{}",)))
   source = SOURCES.get(args.source["kind"])(**args.source.get("options", {}))
+  if args.sign == "check":
+    sign, found = check_sign(plan, tower, source)
+    plan = dataclasses.replace(plan, sign=sign)
+    print(f"sign {sign:g}: mean cosine {found['things']:.3f} of things with "
+          f"their words, {found['background']:.3f} of the background",
+          file=sys.stderr)
   with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
     return job.label(
-        plan, source, tower, Path(args.out),
-        batch=args.batch, process=jax.process_index(),
-        processes=jax.process_count(), progress=bar.update)
+        plan, source, tower, Path(args.out), batch=args.batch,
+        process=jax.process_index(), processes=jax.process_count(),
+        progress=bar.update)

@@ -1,5 +1,6 @@
 """What a source gives: one sample, not yet tokens."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict
@@ -13,6 +14,22 @@ PLACEHOLDER = "<image>"
 
 # An image before it is read. A callable is asked for one of the others.
 ImageRef = Path | bytes | Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """An image that is made when it is asked for, with a name of its own.
+
+  Attributes:
+    name: nothing else is ever called so; what is known of an image, such as
+      a tower's features, is found by it without making the image.
+    make: gives the encoded image, always the same.
+  """
+  name: str
+  make: Callable[[], bytes]
+
+  def __call__(self) -> bytes:
+    return self.make()
 
 
 class Message(TypedDict):

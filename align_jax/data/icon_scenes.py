@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from align_jax.data.example import PLACEHOLDER, Example
+from align_jax.data.example import PLACEHOLDER, Example, Named
 from align_jax.data.linked_images.icons import icon, icons
 from align_jax.data.linked_images.scenes import COLORS, pale
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-FORMS = ("captions", "questions")
-SPLITS = ("tower", "train", "validation", "test")
-_MOST = 5  # things in a scene
+FORMS = ("captions", "questions", "turns", "told", "said")
+SPLITS = ("text", "tower", "train", "validation", "test")
+_MOST = 5  # things in a scene, unless more are asked for
 _ACROSS = 3  # cells across, each for one thing
 
 
@@ -50,48 +50,70 @@ class IconScenes:
   form         a sample is
   "captions"   a scene and "a red cat, a blue anchor and a teal bus"
   "questions"  a scene and one question on it
+  "turns"      a scene and all questions on it, one after the other
+  "told"       as "turns", with the caption in place of the image
+  "said"       a caption and no image
 
   Attributes:
-    split: "tower" for training a tower, which no other split's scenes are
-      part of; "train", "validation" or "test".
+    split: "text" for training a language model and "tower" for training a
+      tower, which no other split's scenes are part of; "train", "validation"
+      or "test".
     scenes: how many there are.
-    questions: asked of each scene, in the form "questions".
+    questions: asked of each scene.
     size: pixels, H = W.
+    least: things in a scene, at least.
+    most: likewise, at most.
   """
 
   def __init__(self, split: str = "train", form: str = "questions",
                scenes: int = 10_000, questions: int = 4, size: int = 96,
-               seed: int = 0):
+               seed: int = 0, least: int = 2, most: int = _MOST):
     faults = [f"{given!r} is none of {', '.join(allowed)}"
               f"{nearest(given, allowed)}"
               for given, allowed in ((split, SPLITS), (form, FORMS))
               if given not in allowed]
-    faults += [f"{name} is {value} (at least {least})" for name, value, least in
+    faults += [f"{name} is {value} (at least {floor})" for name, value, floor in
                (("scenes", scenes, 1), ("questions", questions, 1),
-                ("size", size, 8 * _ACROSS)) if value < least]
+                ("size", size, 8 * _ACROSS), ("least", least, 1),
+                ("most", most, least)) if value < floor]
+    if most > _ACROSS ** 2:
+      faults.append(f"most is {most} (at most {_ACROSS ** 2})")
     if faults:
       raise InputError("icon_scenes: " + "; ".join(faults))
     self.split, self.form, self.scenes = split, form, scenes
     self.questions, self.size, self.seed = questions, size, seed
+    self.least, self.most = least, most
     concepts()  # what is missing is said at once
 
   def __len__(self) -> int:
     return self.scenes * (self.questions if self.form == "questions" else 1)
 
   def __getitem__(self, index: int) -> Example:
-    if self.form == "captions":
-      scene, asked, said = index, "", self.caption(index)
-      name = f"icon_scenes/{self.split}/{scene}"
+    scene, number = divmod(
+        index, self.questions if self.form == "questions" else 1)
+    name = f"icon_scenes/{self.split}/{scene}"
+    if self.form in ("captions", "said"):
+      turns = [("", self.caption(scene))]
+    elif self.form == "questions":
+      name += f"/{number}"
+      turns = [self.ask(scene)[number][1:]]
     else:
-      scene, number = divmod(index, self.questions)
-      _, asked, said = self.ask(scene)[number]
-      name = f"icon_scenes/{self.split}/{scene}/{number}"
-    return {"id": name, "origin": name,
-            "conversation": [
-                {"role": "user",
-                 "content": PLACEHOLDER + ("\n" + asked if asked else "")},
-                {"role": "assistant", "content": said}],
-            "images": [partial(self.image, scene)]}
+      turns = [q[1:] for q in self.ask(scene)]
+    shown = {"told": self.caption(scene), "said": ""}.get(
+        self.form, PLACEHOLDER)
+    said = []
+    for at, (asked, answer) in enumerate(turns):
+      first = [shown] if shown and not at else []
+      user = "\n".join([*first, asked] if asked else first)
+      said += [{"role": "user", "content": user},
+               {"role": "assistant", "content": answer}]
+    return {"id": name, "origin": name, "conversation": said,
+            "images": [self.picture(scene)] if shown == PLACEHOLDER else []}
+
+  def picture(self, scene: int) -> Named:
+    """A scene's image, not yet drawn."""
+    return Named(f"icon_scenes/{self.seed}/{self.split}/{scene}/{self.size}/"
+                 f"{self.least}-{self.most}", partial(self.image, scene))
 
   def image(self, scene: int) -> bytes:
     """The PNG of a scene."""
@@ -104,8 +126,10 @@ class IconScenes:
     return self._draw(scene)[1]
 
   def caption(self, scene: int) -> str:
-    names = [f"a {t.color} {t.name}" for t in self.things(scene)]
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    _, chosen = self._chosen(scene)
+    names = [f"a {color} {name}" for name, color, _ in chosen]
+    return " and ".join(
+        part for part in (", ".join(names[:-1]), names[-1]) if part)
 
   def truth(self, scene: int, grid: int, least: float = 0.25,
             ) -> list[set[str]]:
@@ -116,12 +140,12 @@ class IconScenes:
       grid: patches across.
       least: share of a patch that a thing's box covers.
     """
-    side = self.size / grid
+    side, things = self.size / grid, self.things(scene)
     found: list[set[str]] = []
     for place in range(grid * grid):
       top, left = (side * x for x in divmod(place, grid))
       own = set()
-      for name, _, (y0, x0, y1, x1) in self.things(scene):
+      for name, _, (y0, x0, y1, x1) in things:
         high = max(0.0, min(y1, top + side) - max(y0, top))
         wide = max(0.0, min(x1, left + side) - max(x0, left))
         if high * wide >= least * side * side:
@@ -131,7 +155,8 @@ class IconScenes:
 
   def ask(self, scene: int) -> list[Question]:
     """`questions` questions on a scene, yes and no equally often."""
-    things = self.things(scene)
+    _, chosen = self._chosen(scene)
+    things = [Thing(name, color, (0, 0, 0, 0)) for name, color, _ in chosen]
     rng = self._rng(scene, "questions")
     absent = [n for n in concepts() if n not in {t.name for t in things}]
     out = []
@@ -156,16 +181,23 @@ class IconScenes:
   def _rng(self, scene: int, what: str) -> random.Random:
     return random.Random(f"{self.seed}/{self.split}/{scene}/{what}")
 
-  def _draw(self, scene: int) -> tuple[Image.Image, list[Thing]]:
+  def _chosen(self, scene: int) -> tuple[
+      random.Random, list[tuple[str, str, int]]]:
+    """What stands in a scene, as (name, colour, cell), before it is drawn;
+    and the draws that are left for drawing it."""
     rng = self._rng(scene, "scene")
-    count = rng.randint(2, _MOST)
+    count = rng.randint(self.least, self.most)
     names = rng.sample(concepts(), count)
     colors = rng.sample(list(COLORS), count)  # so that a colour names a thing
     places = sorted(rng.sample(range(_ACROSS ** 2), count))
+    return rng, list(zip(names, colors, places))
+
+  def _draw(self, scene: int) -> tuple[Image.Image, list[Thing]]:
+    rng, chosen = self._chosen(scene)
     onto = Image.new("RGB", (self.size, self.size), pale(rng))
     cell = self.size / _ACROSS
     things = []
-    for name, color, place in zip(names, colors, places):
+    for name, color, place in chosen:
       drawn = icon(name, round(cell * rng.uniform(0.72, 0.92)), COLORS[color])
       row, col = divmod(place, _ACROSS)
       y, x = (round(cell * at + rng.uniform(0, max(cell - length, 0)))

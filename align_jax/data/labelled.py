@@ -1,5 +1,7 @@
 """A source's examples with the labels of their images' patches."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,17 @@ class Labelled:
     of: the source whose images these are.
     labels: what is known of them.
     images: I, how many images of a sample have room for labels.
+    digests: a file {name: SHA-256} of named images, as `align-jax data
+      features` writes it, so that they need not be made to be known.
   """
 
-  def __init__(self, source: dict[str, Any], labels: str, images: int = 1):
+  def __init__(self, source: dict[str, Any], labels: str, images: int = 1,
+               digests: str = ""):
     from align_jax.data import SOURCES
     self.of = SOURCES.get(source["kind"])(**source.get("options", {}))
+    self._digests = {} if not digests else {
+        name: bytes.fromhex(digest) for name, digest in json.loads(
+            Path(digests).read_text(encoding="utf-8")).items()}
     self.labels, self.images = Labels(labels), images
     if images < 1:
       raise InputError(f"labelled: images is {images} (at least 1)")
@@ -46,7 +54,8 @@ class Labelled:
     scores = np.zeros(shape, np.float32)
     for slot, image in enumerate(images):
       try:
-        key, _ = image_key(image)
+        key = self._digests.get(getattr(image, "name", None)) or (
+            image_key(image)[0])
       except OSError as error:
         raise BadSample(origin, f"image {slot}: {error}") from error
       if key not in self.labels:

@@ -13,7 +13,7 @@ A batch, all of numpy, B rows of this process:
 
   tokens targets positions segment_ids visual_index   i32[B,L]
   loss_weights                                        f32[B,L]
-  images                                              u8[B,N,H,W,3]
+  images                       u8[B,N,H,W,3], or features f32[B,N,P,C]
   image_segment_ids                                   i32[B,N]
   image_boxes                                         i32[B,N,4]
   extras                            {name: [B,S,...]}, see data/batch.py
@@ -32,6 +32,7 @@ import numpy as np
 from align_jax.config import DataConfig, SourceConfig
 from align_jax.data import SOURCES, rows
 from align_jax.data.example import BadSample, Source
+from align_jax.data.features import FeatureReader
 from align_jax.data.images import BadImage, ImageReader
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.render import Renderer
@@ -66,7 +67,7 @@ class Pipeline:
     config: shapes of a batch and its sources.
     mixture: source name -> weight; empty means all sources alike.
     renderer: examples to tokens.
-    reader: images to pixels.
+    reader: images to pixels, or to features that are kept.
     seed: decides the order, with the number of a stream.
     quarantine: where bad samples go if `config.on_bad_sample` says so.
     extras: shapes [B,S,...] of fields beyond those of every batch.
@@ -74,7 +75,8 @@ class Pipeline:
   """
 
   def __init__(self, config: DataConfig, mixture: Mapping[str, float],
-               renderer: Renderer, reader: ImageReader, seed: int,
+               renderer: Renderer, reader: ImageReader | FeatureReader,
+               seed: int,
                quarantine: str | Path | Quarantine | None = None,
                sources: Mapping[str, Source] | None = None,
                extras: rows.Extras | None = None,

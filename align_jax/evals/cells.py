@@ -25,6 +25,7 @@ class Cell:
     overrides: config fields, {"stages[0].steps": 10}.
     evaluate: further options of `evaluate`, {"limit": 500, "noise": [0.5]}.
     exploratory: outside the primary contrast; printed as such, never ranked.
+    prepared: signature of what it shares with other cells.
   """
   arm: str
   config: str
@@ -32,6 +33,7 @@ class Cell:
   overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
   evaluate: dict[str, Any] = dataclasses.field(default_factory=dict)
   exploratory: bool = False
+  prepared: str = ""
 
 
 def overrides(cell: Cell) -> list[str]:
@@ -95,6 +97,8 @@ def run_cell(cell: Cell, folder: Path, runner: Runner = in_a_process,
   # The training's own output belongs to the person watching.
   print(runner(train), end="", file=sys.stderr)
   figures = json.loads(runner(evaluate))
+  if stages := by_stage(folder / "run" / "metrics.jsonl"):
+    figures.setdefault("train", {})["stages"] = stages
   record = {
       "arm": cell.arm, "seed": cell.seed, "exploratory": cell.exploratory,
       "signature": now,
@@ -111,6 +115,23 @@ def run_cell(cell: Cell, folder: Path, runner: Runner = in_a_process,
   scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
   scratch.replace(done)
   return record
+
+
+def by_stage(log: Path) -> dict[str, dict[str, float]]:
+  """Each stage's means of what a run logged: stage -> {name: mean}.
+
+  `step_seconds`, and each objective's weight in a step: of SEA, its pairs.
+  """
+  found: dict[str, dict[str, list[float]]] = {}
+  lines = log.read_text(encoding="utf-8").splitlines() if (
+      log.is_file()) else []
+  for line in map(json.loads, lines):
+    stage = found.setdefault(line["stage"], {})
+    for name, value in line.items():
+      if name == "step_seconds" or name.startswith("weight/"):
+        stage.setdefault(name.replace("weight/", "weight_"), []).append(value)
+  return {stage: {k: sum(v) / len(v) for k, v in means.items()}
+          for stage, means in found.items()}
 
 
 def by_image(samples: Path) -> dict[str, list[float]]:
@@ -133,6 +154,8 @@ def signature(cell: Cell) -> str:
   was edited is another cell.
   """
   config = plain(load_config(cell.config, overrides(cell)))
-  text = json.dumps([dataclasses.asdict(cell), config], sort_keys=True,
-                    default=str)
+  own = dataclasses.asdict(cell)
+  if not cell.prepared:  # a cell that shares nothing
+    del own["prepared"]
+  text = json.dumps([own, config], sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]

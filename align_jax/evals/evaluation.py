@@ -97,7 +97,8 @@ def evaluate(
   options = dataclasses.replace(
       options, scoring=options.scoring or task.scoring,
       max_new_tokens=task.max_new_tokens or options.max_new_tokens)
-  if options.scoring != "generate" and not task.answers:
+  if options.scoring != "generate" and not task.answers and not all(
+      item.closed for item in items):
     raise InputError(f"task {task.name} has no closed set of answers, so "
                      f"scoring {options.scoring!r} cannot be had; 'generate' "
                      "can")
@@ -170,6 +171,8 @@ def evaluate(
     result["noise"][f"{sigma:g}"] = _headline(scorer, noisy, items)
     _note(samples, f"noise_{sigma:g}_prediction", noisy)
   result["probe"] = probe(run, task, progress) if options.probe else None
+  if hasattr(task, "measures"):
+    result["measures"] = task.measures(run)
   result |= {
       "scoring": options.scoring,
       "protocol": f"{_how(options.scoring, task)}; {scorer.protocol}",
@@ -186,9 +189,10 @@ class _Asker:
     self.run, self.task, self.items = run, task, items
     self.options, self.progress = options, progress
     self.prompts = [run.prompt(task.example(item)) for item in items]
-    # Training alone decides how an answer is written, so that a likelihood
-    # is that of the very tokens training asks for.
-    self.closed = [run.answer_tokens(a) for a in task.answers]
+    # Questions that share a closed set are scored together.
+    self.sets: dict[tuple[str, ...], list[int]] = {}
+    for at, item in enumerate(items):
+      self.sets.setdefault(item.closed or tuple(task.answers), []).append(at)
 
   def __call__(self, name: str, partners: Sequence[int] | None = None,
                noise: float = 0.0) -> tuple[list[str], list[str] | None]:
@@ -211,12 +215,17 @@ class _Asker:
           prompts, read, self.options.max_new_tokens, told,
           beam=self.task.beam)]
     if scoring != "generate":
-      scores = generator.score(
-          prompts, self.closed, read,
-          lambda done: told(done, f"{name}, likelihood"))
-      likely = [
-          self.task.answers[int(row[:len(item.options) or None].argmax())]
-          for item, row in zip(self.items, scores)]
+      likely = [""] * total
+      for answers, members in self.sets.items():
+        scores = generator.score(
+            [prompts[i] for i in members],
+            # Training alone decides how an answer is written, so that a
+            # likelihood is that of the very tokens training asks for.
+            [self.run.answer_tokens(a) for a in answers], read,
+            lambda done: told(done, f"{name}, likelihood"))
+        for i, row in zip(members, scores):
+          among = row[:len(self.items[i].options) or None]
+          likely[i] = answers[int(among.argmax())]
     return (likely, None) if said is None else (said, likely)
 
 

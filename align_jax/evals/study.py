@@ -3,6 +3,7 @@
 A study file has `get_study() -> Study`. What is compared, by which metric and
 against which control is written there before anything runs:
 
+  DIR/prepared/NAME         what cells share; see evals/preparation.py
   DIR/cells/NAME/run        the run of a cell, as `align-jax train` makes it
   DIR/cells/NAME/cell.json  written when the cell is done
   DIR/tuning/ARM-RATE/      likewise, of a run that tries a learning rate
@@ -27,6 +28,7 @@ from align_jax.evals.cells import (
   signature,
 )
 from align_jax.evals.contrast import contrast, figure
+from align_jax.evals.preparation import Preparation, placed, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +63,13 @@ class Tuning:
       {"data.sources.train.options.split": "train[:90%]",
        "eval.options.split": "train[90%:]"}.
     evaluate: further options of `evaluate`.
+    fixed: arms that train nothing, whose rate means nothing.
   """
   rates: tuple[float, ...]
   field: str
   overrides: dict[str, Any]
   evaluate: dict[str, Any] = dataclasses.field(default_factory=dict)
+  fixed: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Study:
     arms: what an arm is, the title of the first column.
     notes: data, decoder and budget, to stand beside the table.
     tuning: of the learning rate; None where the config's is used.
+    prepare: what all cells share, made once, in this order. "{work}" in the
+      cells stands for the study's folder.
   """
   name: str
   question: str
@@ -94,6 +100,7 @@ class Study:
   arms: str = "connector"
   notes: tuple[str, ...] = ()
   tuning: Tuning | None = None
+  prepare: tuple[Preparation, ...] = ()
 
   def __post_init__(self) -> None:
     primary = {c.arm for c in self.cells.values() if not c.exploratory}
@@ -131,6 +138,24 @@ def load_study(file: str | Path) -> Study:
     raise InputError(f"{path}: get_study() gives {type(study).__name__}, not "
                      "align_jax.evals.study.Study")
   return study
+
+
+def in_folder(study: Study, work: Path, prepared: str = "") -> Study:
+  """The study with its folder named in its cells and its tuning.
+
+  Args:
+    study: the study.
+    work: its folder.
+    prepared: signature of what the cells share.
+  """
+  tuning = study.tuning and dataclasses.replace(
+      study.tuning, overrides=placed(study.tuning.overrides, work))
+  return dataclasses.replace(study, tuning=tuning, cells={
+      name: dataclasses.replace(
+          cell, config=placed(cell.config, work), prepared=prepared,
+          overrides=placed(cell.overrides, work),
+          evaluate=placed(cell.evaluate, work))
+      for name, cell in study.cells.items()})
 
 
 def tune(study: Study, arm: str, workdir: Path, runner: Runner,
@@ -211,12 +236,16 @@ def run_study(
   if not chosen:
     raise InputError(f"no cell of {study.name} matches {cells!r} "
                      f"(cells: {', '.join(study.cells)})")
+  prepared = prepare(study.prepare, Path(workdir), runner, progress)
+  study = in_folder(study, Path(workdir), prepared)
   path = Path(results_dir) / f"{study.name}.json"
   found = json.loads(path.read_text(encoding="utf-8")) if (
       path.is_file()) else {"cells": {}}
   rates = found.get("tuning", {}) if study.tuning else {}
   if study.tuning:
     for arm in dict.fromkeys(study.cells[n].arm for n in chosen):
+      if arm in study.tuning.fixed:
+        continue
       rates[arm] = tune(study, arm, Path(workdir), runner, progress)
   earlier = found["cells"]
   records = {n: r for n, r in earlier.items() if n in study.cells

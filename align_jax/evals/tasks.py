@@ -17,6 +17,8 @@ from align_jax.registry import Registry
 _READERS = "align_jax.evals.readers"
 TASKS = Registry("task", {
     "easy_vqa": "align_jax.evals.easy_vqa:EasyVQATask",
+    "icon_scenes": "align_jax.evals.icon_scenes:IconScenesTask",
+    "icon_sets": "align_jax.evals.icon_sets:IconSetsTask",
 } | {name: f"{_READERS}.{place}" for name, place in {
     # AlignVLM's nine document sets, and VCR
     "docvqa": "docvqa:DocVqa",
@@ -66,6 +68,8 @@ class Item:
     answers: all that its scorer accepts or compares with; of people asked,
       one each. `answer` alone by default.
     options: of a multiple choice, in the order of their letters.
+    closed: the closed set of answers to this question, where that is not
+      the task's.
     facts: what else its scorer needs, such as {"group": "17"}.
   """
   id: str
@@ -76,6 +80,7 @@ class Item:
   index: int
   answers: tuple[str, ...] = ()
   options: tuple[str, ...] = ()
+  closed: tuple[str, ...] = ()
   facts: Mapping[str, Any] = dataclasses.field(
       default_factory=dict, hash=False)
 
@@ -101,6 +106,9 @@ class Task(Protocol):
       "likelihood".
     max_new_tokens: answers are cut there; 0 leaves it to the config.
     beam: the search of a published evaluation; None is greedy.
+
+  A task may have `measures(run) -> {name: figure}`: what else it knows to
+  measure of a run, such as how often a visual token's nearest word is true.
   """
   name: str
   items: Sequence[Item]

@@ -80,6 +80,7 @@ def assemble(config: Config, workdir: Path) -> Job:
   """
   from align_jax import build
   from align_jax.data import batch as batches
+  from align_jax.data.features import FeatureReader
   from align_jax.data.pipeline import Pipeline
   from align_jax.objectives import make_objective
   from align_jax.parallel.mesh import make_mesh
@@ -92,6 +93,9 @@ def assemble(config: Config, workdir: Path) -> Job:
     raise ConfigError(config.name, faults)
   patterns = [p for stage in config.stages for p in stage.train]
   reader = parts.reader(config.data)
+  if config.data.features:
+    reader = FeatureReader(config.data.features, config.model.tower,
+                           parts.specs.get("tower"))
   suffix = (f".{jax.process_index()}" if jax.process_count() > 1 else "")
   opened: dict[str, Any] = {}
 

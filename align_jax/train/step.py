@@ -130,6 +130,8 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     metrics = {"loss": loss, "finite": finite, "grad_norm": norm,
                "schedule": share(state.step), **counts(batch)}
     metrics |= seen
+    # What a mean is over: labelled tokens, or pairs of patches and words.
+    metrics |= {f"weight/{k}": t for k, t in totals.items()}
     metrics |= {f"grad_norm/{k}": n for k, n in module_norms(grads).items()}
     return state_out, {k: jnp.float32(v) for k, v in metrics.items()}
 

@@ -115,3 +115,33 @@ def test_bad_options():
   for part in ("'tests' is none of", "did you mean 'test'",
                "'caption' is none of", "scenes is 0", "size is 9"):
     assert part in str(error.value)
+
+
+def test_other_forms_say_the_same():
+  turns = IconScenes("text", "turns", scenes=20)
+  told, said = (IconScenes("text", form, scenes=20)
+                for form in ("told", "said"))
+  for i in range(20):
+    caption = turns.caption(i)
+    first, other = (s[i]["conversation"] for s in (turns, told))
+    assert len(first) == 8 and first[1:] == other[1:]
+    assert first[0]["content"] == f"<image>\n{turns.ask(i)[0].question}"
+    assert other[0]["content"] == f"{caption}\n{turns.ask(i)[0].question}"
+    assert told[i]["images"] == said[i]["images"] == []
+    assert [t["content"] for t in said[i]["conversation"]] == ["", caption]
+
+
+def test_scenes_of_one_thing():
+  source = IconScenes("tower", "captions", scenes=30, least=1, most=1)
+  for i in range(30):
+    (name, color, _), = source.things(i)
+    assert source.caption(i) == f"a {color} {name}"
+  with pytest.raises(InputError, match="most is 12 .at most 9"):
+    IconScenes(most=12)
+
+
+def test_images_are_named_apart():
+  names = {IconScenes(**{"split": "train", **options}).picture(0).name
+           for options in ({}, {"split": "test"}, {"seed": 1}, {"size": 48},
+                           {"most": 4}, {"least": 1})}
+  assert len(names) == 6

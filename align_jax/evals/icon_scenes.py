@@ -1,0 +1,130 @@
+"""Icon scenes as a task: what stands there, in which colour, how many.
+
+Beside accuracy it measures what SEA is about, on held-out scenes whose every
+patch is known: whether a visual token's nearest word is true, how near it is,
+and what became of the language model.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_jax.data.english import English
+from align_jax.data.icon_scenes import IconScenes, answers, concepts
+from align_jax.errors import InputError
+from align_jax.evals import alignment
+from align_jax.evals.perplexity import perplexity
+from align_jax.evals.tasks import Item
+from align_jax.objectives.words import word_tokens
+
+# Words of plain English that no scene shows.
+_DISTRACTORS = 1000
+# Scenes whose visual tokens are looked at.
+_LOOKED_AT = 200
+# Held-out tokens of English.
+_LEAST_TOKENS = 50_000
+
+
+class IconScenesTask:
+  """Four questions on each of some scenes that nothing was trained on.
+
+  Attributes:
+    split: that is asked: "test", or "validation" for choosing a learning
+      rate.
+    scenes: how many.
+    train_scenes: of the split "train", for the question prior.
+    english: whether to measure perplexity.
+  """
+  name, scorer, scoring, max_new_tokens = "icon_scenes", "exact", "both", 6
+  beam = None
+  answers: Sequence[str] = ()
+
+  def __init__(self, split: str = "test", scenes: int = 250,
+               questions: int = 4, size: int = 96, train_scenes: int = 4000,
+               english: bool = True):
+    if split == "train":
+      raise InputError("task icon_scenes: split 'train' is what was trained "
+                       "on; ask 'test' or 'validation'")
+    shape = dict(questions=questions, size=size)
+    self.split, self.english = split, english
+    self._source = IconScenes(split, "questions", scenes, **shape)
+    train = IconScenes("train", "questions", train_scenes, **shape)
+    self.n_images = scenes
+    self.training = [q[1:] for scene in range(train_scenes)
+                     for q in train.ask(scene)]
+    closed = answers()
+    self.items = [
+        Item(f"{self.name}/{split}/{scene}/{number}", scene, asked, answer,
+             kind, index=scene * questions + number, closed=closed[kind])
+        for scene in range(scenes)
+        for number, (kind, asked, answer) in enumerate(
+            self._source.ask(scene))]
+
+  def example(self, item: Item) -> dict[str, Any]:
+    """<image>, the question, and the true answer as the last turn."""
+    return self._source[item.index]
+
+  def image(self, image: int) -> bytes:
+    """The PNG of a scene."""
+    return self._source.image(image)
+
+  def exchanged(self, seed: int) -> Sequence[int]:
+    """For each scene another one, the next of a random ring."""
+    ring = np.random.default_rng(seed).permutation(self.n_images)
+    partner = dict(zip(ring.tolist(), np.roll(ring, 1).tolist()))
+    return [partner[i] for i in range(self.n_images)]
+
+  def probe_images(self) -> None:
+    """Nothing is probed: a scene shows several things at once."""
+
+  def measures(self, run: Any) -> dict[str, Any]:
+    """Nearest words, gap, TACS and norms; perplexity of plain English.
+
+    Of words, the world's own and a thousand others. SEA's objective trains
+    the first three directly.
+    """
+    scenes = range(min(self.n_images, _LOOKED_AT))
+    tokens_itd = run.visual_tokens([self.image(i) for i in scenes])
+    words = [*concepts(), *distractors()]
+    table = run.embeddings
+    mean = lambda texts, lead: np.stack([
+        table[[t for t in row if t >= 0]].mean(0)
+        for row in word_tokens(texts, run.tokenizer, lead)])
+    words_wd = mean(words, " ")
+    place = {word: i for i, word in enumerate(words)}
+    flat = tokens_itd.reshape(-1, tokens_itd.shape[-1])
+    found: dict[str, Any] = {
+        "words": len(words),
+        "modality_gap": alignment.modality_gap(flat, words_wd),
+        "norm_ratio": alignment.norm_ratio(flat, words_wd)}
+    grid = round(tokens_itd.shape[1] ** 0.5)
+    if grid * grid == tokens_itd.shape[1]:
+      truth = [{place[w] for w in patch} for i in scenes
+               for patch in self._source.truth(i, grid)]
+      found["hit_rate"] = alignment.hit_rate(
+          alignment.nearest_words(flat, words_wd), truth)
+      found["hit_chance"] = float(np.mean(
+          [len(t) for t in truth if t]) / len(words))
+    if tokens_itd.shape[1] >= 10:
+      found["tacs"] = float(np.mean([
+          alignment.tacs(tokens_itd[i], table[run.tokenizer(
+              self._source.caption(i),
+              add_special_tokens=False)["input_ids"]]) for i in scenes]))
+    if self.english:
+      found |= perplexity(run.model.decoder, run.params["decoder"],
+                          run.renderer, English("held_out"),
+                          least=_LEAST_TOKENS)
+    return found
+
+
+def distractors(count: int = _DISTRACTORS) -> list[str]:
+  """The most frequent words of plain English that name nothing in a scene."""
+  counts: Counter[str] = Counter()
+  for text in English("held_out").passages:
+    counts.update(re.findall(r"\b[a-z]{4,}\b", text))
+  own = {*concepts(), *(f"{c}s" for c in concepts())}
+  ordered = sorted(counts, key=lambda w: (-counts[w], w))
+  return [word for word in ordered if word not in own][:count]

@@ -1,0 +1,75 @@
+"""What a set of pictures shares: forced choice among four of its things."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_jax.data.icon_sets import QUESTION, IconSets
+from align_jax.errors import InputError
+from align_jax.evals.tasks import Item
+
+
+class IconSetsTask:
+  """One question on each set, whose companions no training set had.
+
+  The likeliest of four names is the answer: the shared thing and one of each
+  picture's others. By chance that is right once in four times.
+
+  Attributes:
+    split: "test", or "validation" for choosing a learning rate.
+    sets: how many of each number of pictures.
+    images: numbers of pictures.
+    train_sets: of the split "train", for the question prior.
+  """
+  name, scorer, scoring, max_new_tokens = (
+      "icon_sets", "exact", "likelihood", 6)
+  beam = None
+  answers: Sequence[str] = ()
+
+  def __init__(self, split: str = "test", sets: int = 250,
+               images: Sequence[int] = (2, 3, 4), size: int = 96,
+               train_sets: int = 2000):
+    if split == "train":
+      raise InputError("task icon_sets: split 'train' is what was trained "
+                       "on; ask 'test' or 'validation'")
+    self._sources = [IconSets(split, "images", sets, n, size) for n in images]
+    self.sets, self.n_images = sets, sets * len(images)
+    train = IconSets("train", sets=train_sets)
+    self.training = [(QUESTION, train.set(i).shared)
+                     for i in range(train_sets)]
+    self.items = []
+    for i in range(self.n_images):
+      source = self._sources[i // sets]
+      found = source.set(i % sets)
+      self.items.append(Item(
+          f"{self.name}/{split}/{source.images}/{i % sets}", i, QUESTION,
+          found.shared, f"{source.images} pictures", index=i,
+          closed=found.choices))
+
+  def example(self, item: Item) -> dict[str, Any]:
+    """The pictures, the question, and the true answer as the last turn."""
+    return self._sources[item.index // self.sets][item.index % self.sets]
+
+  def image(self, image: int) -> list[bytes]:
+    """The PNGs of a set."""
+    source = self._sources[image // self.sets]
+    return [source.image(image % self.sets, i) for i in range(source.images)]
+
+  def exchanged(self, seed: int) -> Sequence[int]:
+    """For each set the next in a random ring of those of its size."""
+    partners = []
+    for first in range(0, self.n_images, self.sets):
+      ring = np.random.default_rng(seed).permutation(self.sets) + first
+      partner = dict(zip(ring.tolist(), np.roll(ring, 1).tolist()))
+      partners += [partner[first + i] for i in range(self.sets)]
+    return partners
+
+  def probe_images(self) -> None:
+    """Nothing is probed: a picture shows several things at once."""
+
+  def measures(self, run: Any) -> dict[str, float]:
+    """`chance`, of four choices."""
+    del run
+    return {"chance": float(np.mean([1 / len(i.closed)
+                                     for i in self.items]))}

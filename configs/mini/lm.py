@@ -1,0 +1,70 @@
+"""A small language model on the text of a miniature's world and on English.
+
+  align-jax train --config mini/lm:tokenizer=DIR --workdir runs/mini_lm
+  align-jax convert export runs/mini_lm DIR --to hf-decoder
+
+Some 2 million parameters. In the world's text captions stand where a picture
+will stand later, so that it can answer once pictures are words to it. The
+tokenizer is one of `align-jax data tokenizer`; a study's preparations do all
+of it (configs/mini/study_sea.py). A sixth of the English is held out for
+perplexity.
+"""
+
+from ml_collections import ConfigDict
+
+VOCABULARY = 2048
+SCENES = 30_000
+
+# The text of each world: a source with the weight of its tokens' samples.
+WORLDS = {
+    "icons": {
+        "told": (0.7, dict(kind="icon_scenes", options=dict(
+            split="text", form="told", scenes=SCENES))),
+        "said": (0.1, dict(kind="icon_scenes", options=dict(
+            split="text", form="said", scenes=SCENES)))},
+    "sets": {
+        **{f"sets_{n}": (0.15, dict(kind="icon_sets", options=dict(
+            split="text", form="told", sets=SCENES, images=n)))
+           for n in (2, 3, 4)},
+        "told": (0.4, dict(kind="icon_scenes", options=dict(
+            split="text", form="told", scenes=SCENES, least=6, most=9)))},
+}
+ENGLISH = dict(kind="english", options=dict(split="train", size=400))
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: "world=icons" (default) or "sets", "tokenizer=DIR"."""
+  chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
+  world = WORLDS[chosen.get("world", "icons")]
+
+  c = ConfigDict()
+  c.name = "mini_lm"
+  c.seed = 0
+  c.model = ConfigDict(dict(
+      kind="vlm",
+      # No picture is ever seen: the smallest parts that can stand there.
+      tower=dict(kind="clip", config=dict(
+          image_size=8, patch_size=8, width=8, layers=1, heads=1,
+          mlp_width=8)),
+      connector=dict(kind="linear", options={}),
+      decoder=dict(
+          kind="llama", tokenizer=chosen.get("tokenizer", ""),
+          config=dict(vocab_size=VOCABULARY, width=192, layers=4, heads=6,
+                      mlp_width=512, max_positions=512)),
+      dtype="float32", frozen_dtype="float32", remat="none"))
+  c.mesh = ConfigDict(dict(data=1))
+  c.data = ConfigDict(dict(
+      sources={name: source for name, (_, source) in world.items()}
+      | dict(english=ENGLISH),
+      template="plain", rows=6, row_length=416, images_per_row=1,
+      labels_per_row=416, pack=True, streams=1))
+  c.stages = [dict(
+      name="text", steps=1500, train={"decoder/*": 3e-3},
+      objectives={"next_token": 1.0},
+      data={name: weight for name, (weight, _) in world.items()}
+      | dict(english=0.2),
+      schedule="cosine", warmup=0.05, weight_decay=0.02, b2=0.98,
+      clip_norm=1.0)]
+  c.log_every = 25
+  c.save_every = 500
+  return c

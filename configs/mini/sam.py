@@ -1,0 +1,88 @@
+"""SAM in miniature: a frozen Q-Former, and guidance across a set's pictures.
+
+  stage "single" (base=...)  the Q-Former and its map, on single pictures of
+                             six to nine things with one question each
+  stage "sets" (arm=...)     what an arm trains, on sets of two to four
+                             pictures that share one thing
+
+Four queries look at nine things, so what to extract matters. Tower and
+language model are frozen throughout; configs/mini/study_sam.py makes them.
+"""
+
+from ml_collections import ConfigDict
+
+SCENES, SETS = 12_000, 1500
+SIZES = dict(queries=4, depth=12, period=2, width=96, heads=4, mlp_width=384,
+             words=2048, positions=32, instruction_length=16)
+# Of SAM its six tensors, connector/guidance/*; of VPG-C connector/again_*.
+RATE = {"connector/[ag]*": 2e-3}
+
+# An arm's connector, its own options, and what it trains. All guided arms
+# train the same six tensors. The score's bias has no gradient, so `frozen`
+# is the Q-Former as it is.
+ARMS = {
+    "sam": ("sam", dict(memory="others"), RATE),
+    "self": ("sam", dict(memory="self"), RATE),
+    "elsewhere": ("sam", dict(memory="elsewhere"), RATE),
+    "vpg_c": ("vpg_c", dict(text=False, layer=2), RATE),
+    "frozen": ("sam", dict(memory="others"),
+               {"connector/guidance/score_bias": 1e-9}),
+}
+
+
+def pictures(split: str) -> list[dict]:
+  return [dict(kind="icon_sets", options=dict(
+      split=split, sets=SETS, images=n)) for n in (2, 3, 4)]
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: "arm=sam" (or another of ARMS) or "base=sam" or "base=vpg_c",
+  "from=DIR", the study's folder, "l=3" and "k=9"."""
+  chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
+  base = chosen.get("base", "")
+  made = f"{chosen.get('from', 'runs/mini_sam')}/prepared"
+  kind, own, train = ARMS[base or chosen.get("arm", "sam")]
+  options = dict(SIZES, **own)
+  if kind == "sam":
+    options |= dict(tokenizer=f"{made}/lm/model", preset="paper",
+                    layer_h=int(chosen.get("l", 3)),
+                    layer_c=int(chosen.get("k", 9)))
+
+  c = ConfigDict()
+  c.name = f"sam_base_{base}" if base else f"sam_{chosen.get('arm', 'sam')}"
+  c.seed = 0
+  c.model = ConfigDict(dict(
+      kind="vlm", tower=dict(weights=f"{made}/tower/model"),
+      connector=dict(kind=kind, options=options, weights=(
+          "" if base else f"{made}/base_{kind}/connector")),
+      decoder=dict(weights=f"{made}/lm/model"),
+      dtype="float32", frozen_dtype="float32", remat="none"))
+  c.mesh = ConfigDict(dict(data=1))
+  single = dict(kind="icon_scenes", options=dict(
+      split="train", form="questions", scenes=SCENES, questions=2, least=6,
+      most=9))
+  c.data = ConfigDict(dict(
+      sources=(dict(single=single) if base else {
+          f"sets_{n}": source for n, source in zip(
+              (2, 3, 4), pictures("train"))}),
+      features=f"{made}/features/features",
+      # Every sample in a row of its own: an image of one is no other
+      # sample's companion, and rows are short.
+      template="plain", rows=64 if base else 24,
+      row_length=24 if base else 40, images_per_row=1 if base else 4,
+      labels_per_row=8, pack=False, streams=1))
+  c.stages = [dict(
+      name="single", steps=4000, train={"connector/*": 1e-3},
+      objectives={"next_token": 1.0}, data=dict(single=1.0),
+      schedule="cosine", warmup=0.1, b2=0.98, clip_norm=1.0)] if base else [
+          dict(name="sets", steps=400, train=train,
+               objectives={"next_token": 1.0},
+               data={f"sets_{n}": 1.0 for n in (2, 3, 4)},
+               schedule="cosine", warmup=0.05, clip_norm=1.0)]
+  if not base and chosen.get("arm") == "frozen":
+    c.stages[0]["steps"] = 1
+  c.eval = ConfigDict(dict(task="icon_sets", options={}, batch=64,
+                           max_new_tokens=6))
+  c.log_every = 25
+  c.save_every = 1000
+  return c

@@ -1,0 +1,120 @@
+"""SEA's claim in miniature: do labels of what patches show help?
+
+  align-jax study mini/study_sea --workdir runs/mini_sea
+  align-jax study mini/study_sea --workdir runs/mini_sea --cells off-0
+
+Designed before it was run: primary contrast, metric and control stand below.
+Both arms of the contrast have SEA's loss; only in one do labels belong to
+their images. So what it says is about the words, not about another loss.
+"""
+
+import json
+
+from align_jax.config import load_config
+from align_jax.evals.preparation import Preparation, trained
+from align_jax.evals.study import Cell, Column, Study, Tuning
+
+SEEDS = range(5)
+# "off" and "true", the ceiling, frame the contrast.
+PRIMARY = ("off", "recommended", "shuffled", "true")
+EXPLORATORY = ("paper", "minus", "align")
+
+AT = "{work}/prepared"
+CELL, TEXT_MODEL = load_config("mini/sea"), load_config("mini/lm")
+
+
+def source(**options: object) -> str:
+  return json.dumps(dict(kind="icon_scenes", options=options))
+
+
+SCENES = source(split="train", form="captions",
+                scenes=CELL.data.sources.turns.options.scenes)
+TEXT = [source(split="text", form=form, scenes=6000)
+        for form in ("told", "said")]
+
+
+def labels(name: str, how: str, sign: str, n: int) -> Preparation:
+  """Labels of the training scenes; the text side never saw a bare word."""
+  return Preparation(f"labels_{name}", ((
+      "label", "--tower", f"{AT}/tower/model", "--words",
+      f"{AT}/words/words.txt", "--source", SCENES, "--how", how, "--sign",
+      sign, "--n", str(n), "--template", "a {}", "--out",
+      f"{AT}/labels_{name}/labels"),))
+
+
+def controls(kind: str) -> Preparation:
+  return Preparation(f"labels_{kind}", ((
+      "label", "--of", f"{AT}/labels_recommended/labels", "--as", kind,
+      "--out", f"{AT}/labels_{kind}/labels"),))
+
+
+def get_study() -> Study:
+  cell = lambda arm, seed, exploratory: Cell(
+      arm, f"mini/sea:arm={arm},from={{work}}", seed,
+      evaluate={"scoring": "both"}, exploratory=exploratory)
+  return Study(
+      name="mini_sea",
+      question="Does pulling visual tokens toward the words of what they show "
+      "help the language model that reads them?",
+      primary=("recommended", "shuffled"),
+      cells={f"{arm}-{seed}": cell(arm, seed, False)
+             for arm in PRIMARY for seed in SEEDS}
+      | {f"{arm}-0": cell(arm, 0, True) for arm in EXPLORATORY},
+      prepare=(
+          trained("tower", "mini/icon_clip", 1024, "hf-clip", [source(
+              split="tower", form="captions", scenes=6000, least=1)],
+              ends=True),
+          trained("lm", "mini/lm",
+                  TEXT_MODEL.model.decoder.config.vocab_size, "hf-decoder",
+                  [*TEXT, TEXT_MODEL.data.sources.english.to_json()]),
+          Preparation("words", ((
+              "data", "build", "icon_words", "--data-dir",
+              f"{AT}/words"),)),
+          Preparation("features", ((
+              "data", "features", "--tower", f"{AT}/tower/model", "--source",
+              SCENES, "--out", f"{AT}/features/features"),)),
+          labels("recommended", "maskclip", "check", 3),
+          labels("paper", "raw", "check", 10),
+          labels("minus", "raw", "-1", 10),
+          controls("shuffled"),
+          controls("true"),
+      ),
+      tuning=Tuning(
+          rates=(1e-3, 2e-3, 4e-3), field="stages[0].train.connector/*",
+          overrides={"eval.options.split": "validation",
+                     "eval.options.english": False}),
+      arms="labels",
+      columns=(
+          Column("accuracy", "accuracy", interval="ci95"),
+          Column("by likelihood", "likelihood_accuracy"),
+          Column("prior", "question_prior_accuracy"),
+          Column("other scenes", "blind_accuracy"),
+          Column("nearest word true", "measures/hit_rate"),
+          Column("TACS", "measures/tacs", "number"),
+          Column("gap", "measures/modality_gap", "number"),
+          Column("norms", "measures/norm_ratio", "number"),
+          Column("perplexity", "measures/perplexity", "number"),
+          Column("pairs a step", "train/stages/pretrain/weight_sea", "count"),
+          Column("seconds a step", "train/stages/pretrain/step_seconds",
+                 "number"),
+      ),
+      notes=(
+          "Icon scenes: two to five of some 250 one-word things, each in a "
+          "colour; four questions on each of 250 test scenes. A language "
+          "model of 2 million parameters that was trained on the world's "
+          "text and on Python's manual, and a CLIP of the same world, trained "
+          "on scenes of its own; 16 visual tokens a scene. Two stages, 250 "
+          "steps each: captions for the connector with SEA's loss where the "
+          "arm has labels, then questions for connector and language model.",
+          "off: no labels. recommended: the CLIP's labels through its values "
+          "(MaskCLIP), three words a patch. shuffled: the same, of another "
+          "scene. true: what is there. paper: raw features, ten words, the "
+          "sign that a check on training scenes gave; minus: with the "
+          "paper's literal minus. align: ALIGN instead of an MLP, with the "
+          "recommended labels.",
+          "Nearest word: of a visual token among the world's words and 1,000 "
+          "others, on test scenes, where something stands; SEA trains this, "
+          "TACS and the gap directly, so a gain in them is no surprise. "
+          "Perplexity: of held-out English after the second stage. Prior: the "
+          "best training answer to each question.",
+      ))
