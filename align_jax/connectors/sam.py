@@ -23,7 +23,7 @@ three images or more.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -66,6 +66,9 @@ class SAM(QFormer):
     guide_text: text positions are guided as well as queries.
     reuse: see CrossImageGuidance.
   """
+  extends: ClassVar[str] = "qformer"
+  added: ClassVar[Mapping[str, str]] = {"guidance/*": ""}
+
   preset: str = "recommended"
   layer_h: int | None = None
   layer_c: int | None = None

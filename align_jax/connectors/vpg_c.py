@@ -12,6 +12,9 @@ the Q-Former, here the LLM has read all of them. Spec: the authors'
 cheetah_vicuna.py and modeling_llama.py (update_layer = 16).
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,6 +37,10 @@ class VPGC(QFormer):
   Attributes:
     layer: layers of the LLM before the second look.
   """
+  extends: ClassVar[str] = "qformer"
+  added: ClassVar[Mapping[str, str]] = {
+      "again_queries_te": "queries_te", "again_*": ""}
+
   text: bool = False
   layer: int = 16
 

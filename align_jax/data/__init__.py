@@ -18,6 +18,7 @@ SOURCES = Registry("source", {
     "bigdocs": "align_jax.data.parquet_chats:BigDocs",
     "demon": "align_jax.data.demon:Demon",
     "doc_downstream": "align_jax.data.doc_downstream:DocDownstream",
+    "documents": "align_jax.data.documents.source:Documents",
     "easy_vqa": "align_jax.data.easy_vqa.source:EasyVQA",
     "english": "align_jax.data.english:English",
     "image_lists": "align_jax.data.image_lists:ImageLists",

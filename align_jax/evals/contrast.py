@@ -3,6 +3,8 @@
 The rules are fixed before anything is run:
   - a study counts only if some arm stands at least 15 points above the
     control (what is known without the image) and none is above 97 %;
+  - it may say that a figure has to stand at three times its chance, as a
+    teacher's labels, or nothing can be tested;
   - exploratory cells have no part in any of this;
   - arms are paired by seed, and the difference has a t-interval over seeds;
   - an interval that holds zero reads "no difference seen", with the smallest
@@ -18,6 +20,7 @@ from align_jax.evals.intervals import bootstrap, paired_t
 
 ABOVE_CONTROL = 0.15
 CEILING = 0.97
+TIMES_CHANCE = 3.0
 
 
 def figure(cell: dict[str, Any], key: str) -> Any:
@@ -84,6 +87,14 @@ def contrast(results: dict[str, Any]) -> dict[str, Any]:
   if not controls or max(means.values()) < max(controls) + ABOVE_CONTROL:
     reasons.append(
         "no arm stands 15 points above what is known without the image")
+  if named := results.get("testable"):
+    reached, chance = (float(np.mean([figure(c, key) for c in arms[first]]))
+                       for key in named)
+    if reached < TIMES_CHANCE * chance:
+      reasons.append(
+          f"{named[0].rpartition('/')[2].replace('_', ' ')} is "
+          f"{100 * reached:.1f} %, below three times chance "
+          f"({100 * chance:.1f} %), so the claim cannot be tested with it")
   reasons += [f"{arm} is above 97 %, too near the ceiling to compare"
               for arm, mean in means.items() if mean > CEILING]
   if reasons:

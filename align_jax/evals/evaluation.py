@@ -170,6 +170,12 @@ def evaluate(
     noisy, _ = ask(f"noise {sigma:g}", noise=sigma)
     result["noise"][f"{sigma:g}"] = _headline(scorer, noisy, items)
     _note(samples, f"noise_{sigma:g}_prediction", noisy)
+  seen = result["accuracy"] - (result["blind_accuracy"] or 0.0)
+  if partners is not None and seen > 0:
+    # Of what looking gave; an answer that never looked keeps nothing.
+    result["noise_kept"] = {
+        sigma: (value - result["blind_accuracy"]) / seen
+        for sigma, value in result["noise"].items()}
   result["probe"] = probe(run, task, progress) if options.probe else None
   if hasattr(task, "measures"):
     result["measures"] = task.measures(run)

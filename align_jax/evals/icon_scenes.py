@@ -18,7 +18,9 @@ from align_jax.errors import InputError
 from align_jax.evals import alignment
 from align_jax.evals.perplexity import perplexity
 from align_jax.evals.tasks import Item
-from align_jax.objectives.words import word_tokens
+from align_jax.inspect.labels import foreground
+from align_jax.labels.store import Labels
+from align_jax.objectives.words import read_words, word_tokens
 
 # Words of plain English that no scene shows.
 _DISTRACTORS = 1000
@@ -84,7 +86,7 @@ class IconScenesTask:
     """Nearest words, gap, TACS and norms; perplexity of plain English.
 
     Of words, the world's own and a thousand others. SEA's objective trains
-    the first three directly.
+    the first three directly. Where there are labels, how good they are.
     """
     scenes = range(min(self.n_images, _LOOKED_AT))
     tokens_itd = run.visual_tokens([self.image(i) for i in scenes])
@@ -113,11 +115,28 @@ class IconScenesTask:
           alignment.tacs(tokens_itd[i], table[run.tokenizer(
               self._source.caption(i),
               add_special_tokens=False)["input_ids"]]) for i in scenes]))
+    if labels := run.config.objective_options.get("sea", {}).get("labels"):
+      found |= _teacher(labels)
     if self.english:
       found |= perplexity(run.model.decoder, run.params["decoder"],
                           run.renderer, English("held_out"),
                           least=_LEAST_TOKENS)
     return found
+
+
+def _teacher(folder: str, most: int = 200) -> dict[str, float]:
+  """How often labels are true of training scenes, where something stands.
+
+  Returns:
+    `label_hit_rate`, one of a patch's words is true; `label_chance`, of as
+    many words drawn at random.
+  """
+  labels = Labels(folder)
+  made = labels.manifest["source"]["options"]
+  found = foreground(labels, IconScenes(**made),
+                     read_words(labels.words_file), most)
+  return {"label_hit_rate": found["hit_rate"],
+          "label_chance": found["chance"]}
 
 
 def distractors(count: int = _DISTRACTORS) -> list[str]:

@@ -84,11 +84,16 @@ class Study:
     columns: of the table.
     metric: that the contrast is about.
     control: what is reached without the image.
+    testable: two figures of the first primary arm, such as how often labels
+      are true and how often by chance; unless the first is at least three
+      times the second, what is asked cannot be tested. None: no such rule.
     arms: what an arm is, the title of the first column.
     notes: data, decoder and budget, to stand beside the table.
     tuning: of the learning rate; None where the config's is used.
     prepare: what all cells share, made once, in this order. "{work}" in the
       cells stands for the study's folder.
+    picture: of the results, a PNG beside NAME.json; it gives None while there
+      is too little to draw.
   """
   name: str
   question: str
@@ -97,10 +102,12 @@ class Study:
   columns: tuple[Column, ...]
   metric: str = "accuracy"
   control: str = "question_prior_accuracy"
+  testable: tuple[str, str] | None = None
   arms: str = "connector"
   notes: tuple[str, ...] = ()
   tuning: Tuning | None = None
   prepare: tuple[Preparation, ...] = ()
+  picture: Callable[[dict[str, Any]], bytes | None] | None = None
 
   def __post_init__(self) -> None:
     primary = {c.arm for c in self.cells.values() if not c.exploratory}
@@ -199,6 +206,7 @@ def collect(study: Study, records: dict[str, dict[str, Any]],
       "name": study.name, "question": study.question,
       "primary": list(study.primary), "metric": study.metric,
       "control": study.control, "arms": study.arms,
+      **({"testable": list(study.testable)} if study.testable else {}),
       "notes": list(study.notes), "command": command,
       "columns": [dataclasses.asdict(c) for c in study.columns],
       "planned": list(study.cells), "tuning": rates or {},
@@ -263,4 +271,6 @@ def run_study(
     results = collect(study, records, command, rates)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if study.picture and (drawn := study.picture(results)):
+      path.with_suffix(".png").write_bytes(drawn)
   return results

@@ -17,6 +17,7 @@ from align_jax.registry import Registry
 _READERS = "align_jax.evals.readers"
 TASKS = Registry("task", {
     "easy_vqa": "align_jax.evals.easy_vqa:EasyVQATask",
+    "documents": "align_jax.evals.documents:DocumentsTask",
     "icon_scenes": "align_jax.evals.icon_scenes:IconScenesTask",
     "icon_sets": "align_jax.evals.icon_sets:IconSetsTask",
 } | {name: f"{_READERS}.{place}" for name, place in {

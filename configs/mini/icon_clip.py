@@ -30,16 +30,16 @@ def get_config(arg: str = "") -> ConfigDict:
           mean=(0.9, 0.9, 0.9), std=(1.0, 1.0, 1.0))),
       text=dict(kind="clip", config=dict(
           vocab_size=1024, width=96, layers=2, heads=4, mlp_width=384,
-          max_positions=32, eos_token=1, embed_width=96),
+          max_positions=24, eos_token=1, embed_width=96),
           tokenizer=chosen.get("tokenizer", "")),
       dtype="float32", frozen_dtype="float32", remat="none"))
   c.mesh = ConfigDict(dict(data=1))
   c.data = ConfigDict(dict(
       sources=dict(one=scenes(0, 1), several=scenes(1, 3)),
-      template="caption", rows=96, row_length=32, images_per_row=1,
+      template="caption", rows=96, row_length=24, images_per_row=1,
       labels_per_row=1, pack=False, streams=1))
   c.stages = [dict(
-      name="contrast", steps=2500, train={"*": 1.5e-3},
+      name="contrast", steps=1500, train={"*": 1.5e-3},
       objectives={"contrastive": 1.0}, data=dict(one=0.5, several=0.5),
       schedule="cosine", warmup=0.05, weight_decay=0.2, b2=0.98,
       clip_norm=1.0)]

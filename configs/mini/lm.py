@@ -22,6 +22,11 @@ WORLDS = {
             split="text", form="told", scenes=SCENES))),
         "said": (0.1, dict(kind="icon_scenes", options=dict(
             split="text", form="said", scenes=SCENES)))},
+    "documents": {
+        "told": (0.7, dict(kind="documents", options=dict(
+            split="text", form="told", documents=SCENES))),
+        "said": (0.1, dict(kind="documents", options=dict(
+            split="text", form="said", documents=SCENES)))},
     "sets": {
         **{f"sets_{n}": (0.15, dict(kind="icon_sets", options=dict(
             split="text", form="told", sets=SCENES, images=n)))
@@ -33,7 +38,7 @@ ENGLISH = dict(kind="english", options=dict(split="train", size=400))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "world=icons" (default) or "sets", "tokenizer=DIR"."""
+  """arg: "world=icons" (default), "sets" or "documents", "tokenizer=DIR"."""
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   world = WORLDS[chosen.get("world", "icons")]
 
@@ -56,10 +61,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = ConfigDict(dict(
       sources={name: source for name, (_, source) in world.items()}
       | dict(english=ENGLISH),
-      template="plain", rows=6, row_length=416, images_per_row=1,
+      template="plain", rows=4, row_length=416, images_per_row=1,
       labels_per_row=416, pack=True, streams=1))
   c.stages = [dict(
-      name="text", steps=1500, train={"decoder/*": 3e-3},
+      name="text", steps=1800, train={"decoder/*": 3e-3},
       objectives={"next_token": 1.0},
       data={name: weight for name, (weight, _) in world.items()}
       | dict(english=0.2),

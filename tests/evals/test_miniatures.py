@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
 
@@ -25,6 +26,9 @@ TINY = {
     "mini/icon_clip": ("model.tower.config.width=16",
                        "model.tower.config.layers=2",
                        "model.text.config.width=16", "data.rows=8"),
+    "mini/doc_clip": ("model.tower.config.width=20",
+                      "model.tower.config.layers=2",
+                      "model.text.config.width=16", "data.rows=8"),
     "mini/sam": ("data.rows=4",),
 }
 
@@ -59,7 +63,7 @@ def few(text: str) -> str:
   if not text.startswith('{"'):
     return text
   source = json.loads(text)
-  for name in ("scenes", "sets"):
+  for name in ("scenes", "sets", "documents"):
     if name in source.get("options", {}):
       source["options"][name] = int(FEW)
   return json.dumps(source)
@@ -98,7 +102,8 @@ def test_a_cell_of_sea(tmp_path, monkeypatch):
   figures = results["cells"]["recommended-0"]["figures"]
   measured = figures["measures"]
   assert {"hit_rate", "modality_gap", "tacs", "norm_ratio",
-          "perplexity"} <= measured.keys()
+          "perplexity", "label_hit_rate",
+          "label_chance"} <= measured.keys()
   assert measured["tokens"] >= 50_000 and measured["words"] >= 1200
   assert figures["train"]["stages"]["pretrain"]["weight_sea"] > 1
   assert 0 <= figures["likelihood_accuracy"] <= 1
@@ -124,8 +129,24 @@ def test_a_cell_of_sam(tmp_path, monkeypatch, cell):
       else 4 * e + d * e + e + e * d + d)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ("align_random_table-0", "c_abstractor-0"))
+def test_a_cell_of_alignvlm(tmp_path, monkeypatch, cell):
+  if importlib.util.find_spec("vega_datasets") is None:
+    pytest.skip("vega-datasets is not installed")
+  results = run_one("mini/study_alignvlm", cell, {
+      "stages[0].steps": 2, "data.rows": 2, "data.images_per_row": 2,
+      "eval.options": {"documents": 6, "train_documents": 20}},
+      tmp_path, monkeypatch)
+  figures = results["cells"][cell]["figures"]
+  assert set(figures["noise"]) == {"0.5", "1", "2", "3"}
+  assert 0 <= figures["likelihood_accuracy"] <= 1
+  assert figures["train"]["trained_parameters"] > 8 * 32
+
+
 @pytest.mark.parametrize("name, folder", (
-    ("mini/study_sea", "mini/sea"), ("mini/study_sam", "mini/sam")))
+    ("mini/study_sea", "mini/sea"), ("mini/study_sam", "mini/sam"),
+    ("mini/study_alignvlm", "mini/alignvlm")))
 def test_every_cell_is_a_config_that_can_be(name, folder, tmp_path):
   plan = study.load_study(name)
   for one in plan.cells.values():

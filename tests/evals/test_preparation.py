@@ -1,5 +1,6 @@
 """What cells share is made once, and anew where anything before it changed."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,24 @@ def test_cells_read_what_was_prepared(tmp_path, config):
   config.write_text("def get_config(arg):\n  return {'seed': 2}")
   run()
   assert len(both.calls) == 12
+
+
+@pytest.mark.parametrize("reached, counts", ((0.29, False), (0.31, True)))
+def test_a_teacher_near_chance_can_test_nothing(tmp_path, reached, counts):
+  plan = _study(testable=("hits", "chance"))
+  runner = _Runner(tmp_path, lambda arm, seed: 0.7 + 0.1 * (arm == "align"))
+
+  def judged(command):
+    said = runner(command)
+    if command[1] != "evaluate":
+      return said
+    return json.dumps(json.loads(said) | {"hits": reached, "chance": 0.1})
+
+  found = study.run_study(plan, tmp_path / "work", tmp_path / "results",
+                          runner=judged)["contrast"]
+  assert found["counts"] == counts
+  assert ("hits is 29.0 %, below three times chance (10.0 %)"
+          in found["verdict"]) != counts
 
 
 def test_a_cell_that_shares_nothing_keeps_its_signature():

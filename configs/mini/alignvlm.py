@@ -1,0 +1,66 @@
+"""AlignVLM in miniature: one connector on small documents, an arm of its study.
+
+Tower and language model are frozen, and read the same in every arm; each arm
+has learned prompt tokens too, since outputs inside the hull of word embeddings
+cannot tell a language model what is asked of it, and an MLP's can.
+"""
+
+from ml_collections import ConfigDict
+
+DOCUMENTS = 8000
+WORDS = 2048
+
+# "align" stands as `recommended` has it; its controls differ in one thing.
+ARMS = {
+    "align": ("align", dict(preset="recommended")),
+    "mlp_wide": ("mlp_wide", {}),
+    "mlp_ln": ("mlp_ln", {}),
+    "align_random_w2": ("align", dict(preset="recommended",
+                                      w2_start="random")),
+    "align_random_table": ("align", dict(preset="recommended",
+                                         table="random")),
+    "mlp": ("mlp", {}),
+    "linear": ("linear", {}),
+    "pixel_shuffle": ("pixel_shuffle", {}),
+    "perceiver": ("perceiver", dict(latents=8, depth=2)),
+    "ovis": ("ovis", dict(words=WORDS)),
+    "h_reducer": ("h_reducer", {}),
+    "c_abstractor": ("c_abstractor", dict(latents=4, width=192, depth=1)),
+    "d_abstractor": ("d_abstractor", dict(latents=4, width=192, depth=2,
+                                          heads=4, mlp_width=384)),
+    "qformer": ("qformer", dict(text=False, queries=8, depth=4, width=192,
+                                heads=4, mlp_width=384)),
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: "arm=align" (or another of ARMS), "from=DIR", the study's folder."""
+  chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
+  arm = chosen.get("arm", "align")
+  kind, options = ARMS[arm]
+  made = f"{chosen.get('from', 'runs/mini_alignvlm')}/prepared"
+
+  c = ConfigDict()
+  c.name = f"alignvlm_{arm}"
+  c.seed = 0
+  c.model = ConfigDict(dict(
+      kind="vlm", tower=dict(weights=f"{made}/tower/model"),
+      connector=dict(kind=kind, options=options),
+      decoder=dict(weights=f"{made}/lm/model"), prompt_tokens=8,
+      dtype="float32", frozen_dtype="float32", remat="none"))
+  c.mesh = ConfigDict(dict(data=1))
+  c.data = ConfigDict(dict(
+      sources=dict(turns=dict(kind="documents", options=dict(
+          split="train", form="turns", documents=DOCUMENTS))),
+      features=f"{made}/features/features",
+      template="plain", rows=8, row_length=192, images_per_row=4,
+      labels_per_row=64, pack=True, streams=1))
+  c.stages = [dict(
+      name="read", steps=500, train={"connector/*": 2e-3, "prompt_xd": 2e-3},
+      objectives={"next_token": 1.0}, data=dict(turns=1.0),
+      schedule="cosine", warmup=0.05, clip_norm=1.0)]
+  c.eval = ConfigDict(dict(task="documents", options={}, batch=64,
+                           max_new_tokens=6))
+  c.log_every = 25
+  c.save_every = 250
+  return c
