@@ -18,7 +18,7 @@ from align_jax.errors import InputError
 from align_jax.evals import alignment
 from align_jax.evals.perplexity import perplexity
 from align_jax.evals.tasks import Item
-from align_jax.inspect.labels import foreground
+from align_jax.labels.known import foreground
 from align_jax.labels.store import Labels
 from align_jax.objectives.words import read_words, word_tokens
 

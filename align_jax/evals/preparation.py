@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from align_jax.cli.main import split_overrides
 from align_jax.config import load_config, plain
 
 
@@ -113,9 +112,10 @@ def _signature(before: str, commands: Sequence[Sequence[str]]) -> str:
   """Of what was made before, these commands, and the configs they name."""
   configs = []
   for command in commands:
-    overrides, rest = split_overrides(list(command))
-    if "--config" in rest[:-1]:
-      spec = rest[rest.index("--config") + 1]
-      configs.append(plain(load_config(spec, overrides)))
+    if "--config" in command[:-1]:
+      configs.append(plain(load_config(
+          command[command.index("--config") + 1],
+          [word.removeprefix("--config.") for word in command
+           if word.startswith("--config.")])))
   text = json.dumps([before, commands, configs], sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]

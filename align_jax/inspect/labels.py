@@ -5,13 +5,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from align_jax.data import SOURCES
 from align_jax.data.images import ImageReader
 from align_jax.hub.pretrained import load_processor, read_spec
 from align_jax.inspect.pictures import words_over_patches
 from align_jax.labels.job import image_key
+from align_jax.labels.known import foreground
 from align_jax.labels.store import Labels
 from align_jax.objectives.words import read_words
 
@@ -73,36 +72,3 @@ def inspect_labels(folder: str | Path, images: int = 6,
   if hasattr(source, "truth"):
     found["check"] = foreground(labels, source, words)
   return found
-
-
-def foreground(labels: Labels, source: Any, words: list[str],
-               most: int = 500) -> dict[str, float]:
-  """The sign check: labels should be surest where something is.
-
-  With the wrong sign of the cosine the background scores above the things
-  that stand before it.
-
-  Args:
-    labels: of the source's images.
-    source: with `truth(scene, grid)`, the words of each patch.
-    words: the word list.
-    most: examples to look at.
-
-  Returns:
-    Mean best score on patches with a thing (`foreground`) and without
-    (`background`); share of the former whose words hold a true one
-    (`hit_rate`) and what words drawn at random would reach (`chance`).
-  """
-  grid = round(labels.patches ** 0.5)
-  inside, outside, hits = [], [], []
-  for scene in range(min(source.scenes, most)):
-    key, _ = image_key(source.image(scene))
-    ids, scores = labels[key]
-    for patch, true in enumerate(source.truth(scene, grid)):
-      (inside if true else outside).append(scores[patch].max())
-      if true:
-        hits.append(any(words[i] in true for i in ids[patch] if i >= 0))
-  return {"foreground": float(np.mean(inside)),
-          "background": float(np.mean(outside)),
-          "hit_rate": float(np.mean(hits)),
-          "chance": min(labels.n / len(words), 1.0)}
