@@ -64,7 +64,7 @@ def get_config(arg: str = "") -> ConfigDict:
       template="plain", rows=4, row_length=416, images_per_row=1,
       labels_per_row=416, pack=True, streams=1))
   c.stages = [dict(
-      name="text", steps=1800, train={"decoder/*": 3e-3},
+      name="text", steps=1500, train={"decoder/*": 3e-3},
       objectives={"next_token": 1.0},
       data={name: weight for name, (weight, _) in world.items()}
       | dict(english=0.2),

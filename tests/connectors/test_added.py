@@ -15,7 +15,7 @@ from align_jax.train.select import flatten
 
 SIZES = dict(queries=3, depth=2, width=8, heads=2, mlp_width=8, words=20,
              positions=6, instruction_length=4)
-TINY = dict(width=8, layers=1, heads=1, mlp_width=8)
+TINY = dict(width=8, layers=2, heads=1, mlp_width=8)
 
 
 def model(kind: str, weights: str = "", **options) -> ModelConfig:
