@@ -37,7 +37,8 @@ def made(config: ModelConfig) -> tuple[dict, dict]:
 
 
 @pytest.mark.parametrize("kind, options, text", (
-    ("sam", dict(layer_h=1, layer_c=2), True),
+    pytest.param("sam", dict(layer_h=1, layer_c=2), True,
+                 marks=pytest.mark.slow),
     ("vpg_c", dict(layer=1), False)))
 def test_it_takes_the_others_weights_and_draws_its_own(
     kind, options, text, tmp_path):
