@@ -4,8 +4,11 @@
             several images a record                     image_lists.py demon.py
             shards and hub files        webdataset.py parquet_chats.py, ...
             seeded views of another source's images     views.py
+            small worlds of which everything is known   icon_scenes.py
+                                    icon_sets.py documents/ english.py
   render    an example as tokens with a loss mask       render.py
   images    an image as uint8 pixels with a box         images.py
+  features  what a frozen tower gives for an image      features.py
   rows      several samples in one row of fixed size    rows.py
   pipeline  rows as batches, in a reproducible order    pipeline.py
   batch     batches on the devices                      batch.py
