@@ -325,7 +325,7 @@ def _stop(chat: str, **special: str) -> tuple[list[str], list[str]]:
   """What ends an answer with this template, and what training asks for."""
   tokenizer = word_tokenizer(chat, **special)
   tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
-  run = api.Run(Path(), SimpleNamespace(data=None), SimpleNamespace(
+  run = api.Run(Path(), SimpleNamespace(data=None, stages=()), SimpleNamespace(
       tokenizer=tokenizer,
       renderer=lambda data: Renderer(tokenizer, "chat", 4)), {}, 0)
   name = tokenizer.convert_ids_to_tokens
