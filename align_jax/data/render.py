@@ -23,6 +23,7 @@ model's vocabulary needs none.
 
 import dataclasses
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,10 @@ PLAIN = ("{% for message in messages %}{{ message['content'] }}"
 
 # A placeholder with the end of its line, if that is all the line holds.
 _PLACE = re.compile(rf"^{PLACEHOLDER}\n|{PLACEHOLDER}", re.MULTILINE)
+
+# transformers keeps one compiled template a process, which collects the spans
+# of {% generation %} in itself: two threads in it at once lose each other's.
+_ONE_AT_A_TIME = threading.Lock()
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -234,9 +239,10 @@ class Renderer:
     turns = [{**m, "content": typed(m["content"])} if self.typed else m
              for m in messages]
     try:
-      texts, spans = render_jinja_template(
-          [turns], chat_template=self.chat_template, **options,
-          **self.tokenizer.special_tokens_map)
+      with _ONE_AT_A_TIME:
+        texts, spans = render_jinja_template(
+            [turns], chat_template=self.chat_template, **options,
+            **self.tokenizer.special_tokens_map)
     except jinja2.TemplateError as error:
       # Many templates raise for turns that do not alternate, for example.
       raise BadSample(example["origin"], "the chat template refuses the "
@@ -252,10 +258,11 @@ class Renderer:
     text = f"{PLACEHOLDER}\nprobe"
     for content in (text, typed(text)):
       try:
-        (found,), _ = render_jinja_template(
-            [[{"role": "user", "content": content}]],
-            chat_template=self.chat_template,
-            **self.tokenizer.special_tokens_map)
+        with _ONE_AT_A_TIME:
+          (found,), _ = render_jinja_template(
+              [[{"role": "user", "content": content}]],
+              chat_template=self.chat_template,
+              **self.tokenizer.special_tokens_map)
       except (jinja2.TemplateError, TypeError):
         continue
       if PLACEHOLDER in found and "probe" in found:

@@ -1,5 +1,8 @@
 """Masks: golden files to read, and what must hold for any conversation."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from tokenizers import Regex, models, pre_tokenizers
@@ -91,19 +94,38 @@ def test_a_prompt_begins_its_training_sample(name, template, tokenizer):
     assert whole.loss_weights[n - 1] == 1  # the next token is the answer's
 
 
-def test_generation_blocks_give_the_same_mask(renderer, tokenizer):
+def _marked() -> Renderer:
+  """CHATML with {% generation %} blocks around its answers."""
   body = "message['content'] + '<|im_end|>'"
-  marked = CHATML.replace(
+  return Renderer(word_tokenizer(CHATML.replace(
       "'\n' + " + body + " + '\n' }}",
       "'\n' }}{% if message['role'] == 'assistant' %}{% generation %}{{ "
       + body + " }}{% endgeneration %}{% else %}{{ " + body
-      + " }}{% endif %}{{ '\n' }}")
-  other = Renderer(word_tokenizer(marked), "chat", 4)
+      + " }}{% endif %}{{ '\n' }}")), "chat", 4)
+
+
+def test_generation_blocks_give_the_same_mask(renderer):
+  other = _marked()
   assert other._marked
   for case in CASES.values():
     a, b = renderer(case), other(case)
     np.testing.assert_array_equal(a.tokens, b.tokens)
     np.testing.assert_array_equal(a.loss_weights, b.loss_weights)
+
+
+def test_threads_share_a_renderer():
+  renderer, cases = _marked(), list(CASES.values())
+  wanted = [renderer(case).loss_weights for case in cases]
+  was = sys.getswitchinterval()
+  sys.setswitchinterval(1e-6)  # threads change in the middle of anything
+  try:
+    with ThreadPoolExecutor(8) as pool:
+      found = list(pool.map(renderer, cases * 50))
+  finally:
+    sys.setswitchinterval(was)
+  for i, rendered in enumerate(found):
+    np.testing.assert_array_equal(rendered.loss_weights,
+                                  wanted[i % len(cases)])
 
 
 def test_a_template_without_generation_prompt_is_refused():
