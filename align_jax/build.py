@@ -8,7 +8,6 @@ straight into its shards. No host ever holds a whole model.
 """
 
 import dataclasses
-import fnmatch
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -28,12 +27,13 @@ from align_jax.config import (
   PartConfig,
 )
 from align_jax.connectors import CONNECTORS
+from align_jax.connectors.protocol import Connector
 from align_jax.data.example import Example
 from align_jax.data.images import ImageReader
 from align_jax.data.render import Renderer
 from align_jax.data.tiling import TILINGS, Frame
 from align_jax.decoders import DECODERS
-from align_jax.decoders.lora import Lora, is_adapter
+from align_jax.decoders.lora import Lora
 from align_jax.decoders.transformer import DecoderConfig
 from align_jax.errors import InputError
 from align_jax.hub.connector_file import is_connector, read_connector
@@ -202,24 +202,34 @@ def _connector_spec(config: ConnectorConfig) -> Spec | None:
     spec = read_connector(config.weights)
     extends = CONNECTORS.get(config.kind).extends
     if extends and spec.config["connector"] == extends:
-      return spec
+      return dataclasses.replace(
+          spec, added=tuple(CONNECTORS.get(config.kind).added))
     return read_connector(config.weights, config.kind)
   spec = read_spec(config.weights, "connector")
-  theirs = dict(spec.config.options)
-  if (config.kind, dict(config.options)) != (spec.config.connector, theirs):
+  theirs, named = dict(spec.config.options), spec.config.connector
+  kind, inside = CONNECTORS.get(config.kind), CONNECTORS.get(named)
+  fields = [f.name for f in dataclasses.fields(inside)
+            if f.name not in {f.name for f in dataclasses.fields(Connector)}
+            and f.name not in inside.free]
+  differ = [
+      f"{name} {wanted!r} instead of {held!r}" for name in fields
+      for wanted, held in [(config.options.get(name, getattr(kind, name, None)),
+                            theirs.get(name, getattr(inside, name)))]
+      if wanted != held]
+  fits = named in (config.kind, kind.extends)
+  if not fits or differ:
     raise InputError(
         f"model.connector: {config.weights} holds a connector {{'kind': "
-        f"{spec.config.connector!r}, 'options': {theirs}}}, the config has "
-        f"{config.kind!r} with {dict(config.options)}")
-  return spec
+        f"{named!r}, 'options': {theirs}}}, the config has "
+        f"{config.kind!r} with {dict(config.options)}"
+        + (f" ({', '.join(differ)})" if fits else ""))
+  return dataclasses.replace(
+      spec, added=() if named == config.kind else tuple(kind.added))
 
 
 def _added(config: ConnectorConfig, spec: Spec | None) -> Mapping[str, str]:
   """What a connector has beyond the one whose weights it starts from."""
-  if (spec is None or not isinstance(spec.config, Mapping)
-      or spec.config["connector"] == config.kind):
-    return {}
-  return CONNECTORS.get(config.kind).added
+  return CONNECTORS.get(config.kind).added if spec and spec.added else {}
 
 
 def _clip(config: ModelConfig, layout: Layout) -> Parts:
@@ -366,14 +376,9 @@ def init_params(
   params: dict[str, jax.Array] = {}
   origins: dict[str, str] = {}
   prefixes = {name: f"{name}/" if name else "" for name in parts.specs}
-  added = _added(parts.config.connector, parts.specs.get("connector"))
-  is_added = lambda path: any(
-      fnmatch.fnmatchcase(path, f"connector/{own}") for own in added)
   loaded, found = load_parts(parts.specs, {
-      name: {path.removeprefix(prefix): s for path, s in shapes.items()
-             if path.startswith(prefix) and not is_adapter(path)
-             and not is_added(path)}
-      for name, prefix in prefixes.items()})
+      name: spec.held(shapes, prefixes[name])
+      for name, spec in parts.specs.items()})
   for name, prefix in prefixes.items():
     params |= {prefix + path: x for path, x in loaded[name].items()}
     origins |= {prefix + path: o for path, o in found[name].items()}

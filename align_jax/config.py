@@ -137,7 +137,8 @@ class DataConfig:
   Attributes:
     sources: by name.
     template: "chat" (the tokenizer's own), "processor" (the same with bos
-      where the tokenizer adds one), "plain" or "caption".
+      where the tokenizer adds one), "plain", "blip" (images, bos, the words)
+      or "caption".
     tiling: of images; each tile takes one of a row's image slots.
     images_first: all images of a sample stand before the text of its first
       user turn, in their order; else where the text has them (interleaved).

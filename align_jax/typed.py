@@ -14,7 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.frozen_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "full", "attention", "dots", "offload"),
-    "data.template": ("chat", "processor", "plain", "caption"),
+    "data.template": ("chat", "processor", "plain", "blip", "caption"),
     "data.on_bad_sample": ("error", "quarantine"),
     "stages[].schedule": ("cosine", "linear", "constant"),
     "stages[].optimizer": ("adamw",),

@@ -17,7 +17,7 @@ DESCRIPTION = """Models to the layouts of others, and what of theirs is read.
         hf-clip    a CLIP run, for transformers' CLIPModel
         hf-llava   a linear or MLP connector, for transformers' AutoProcessor
                    and LlavaForConditionalGeneration (keys of transformers 5)
-        hf-remote  any connector, with a torch file of ours that
+        hf-remote  other connectors, with torch files of ours that
                    trust_remote_code=True loads
         orbax      every parameter, frozen ones merged in, in our names
         connector  the connector alone, which another config starts from with

@@ -91,6 +91,10 @@ class Connector(nn.Module):
   dtype: Any = jnp.float32
   layout: Layout = Layout()
 
+  # Options that change what is read and not what is computed of it: weights
+  # fit whatever they are.
+  free = ()
+
   @property
   def feedback_layer(self) -> int:
     """After how many of its layers the LLM asks for a second look; 0: never.

@@ -262,6 +262,8 @@ class QFormer(Connector):
   long: str = "refuse"
   dropout: float = 0.0
 
+  free = ("instruction_length", "tokenizer", "long", "dropout")
+
   @classmethod
   def tokens_out(cls, patches: int, queries: int = 32, **options: Any) -> int:
     """As many as there are queries."""

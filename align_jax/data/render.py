@@ -37,7 +37,7 @@ from align_jax.data.tiling import NO_FRAME, Frame, Places, special, uncut
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-TEMPLATES = ("chat", "processor", "plain", "caption")
+TEMPLATES = ("chat", "processor", "plain", "blip", "caption")
 
 # For base models: "{user}\n{assistant}{eos}\n{user}\n...". A generation
 # prompt ends with the newline after the user's text.
@@ -45,8 +45,14 @@ PLAIN = ("{% for message in messages %}{{ message['content'] }}"
          "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
          "{{ '\\n' }}{% endfor %}")
 
-# A placeholder with the end of its line, if that is all the line holds.
-_PLACE = re.compile(rf"^{PLACEHOLDER}\n|{PLACEHOLDER}", re.MULTILINE)
+# As BLIP-2 and InstructBLIP: "{user} {assistant}{eos} {user} ...".
+BLIP = ("{% for message in messages %}{{ ' ' if not loop.first }}"
+        "{{ message['content'] }}"
+        "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+        "{% endfor %}")
+
+# Placeholders with the end of their line, if they are all that it holds.
+_PLACE = re.compile(rf"^(?:{PLACEHOLDER})+\n|{PLACEHOLDER}", re.MULTILINE)
 
 # transformers keeps one compiled template a process, which collects the spans
 # of {% generation %} in itself: two threads in it at once lose each other's.
@@ -103,8 +109,9 @@ class Renderer:
       transformers' processors of whole models use it, with bos where the
       tokenizer adds one and the template does not; "plain" for base
       models, `{bos}{user}\\n{answer}{eos}\\n...` with bos where the tokenizer
-      adds one; "caption" for contrastive training, `{bos}{answer}{eos}`
-      without visual tokens or labels.
+      adds one; "blip" for models that were given an instruction and nothing
+      else, `{images}{bos}{user} {answer}{eos} ...`; "caption" for contrastive
+      training, `{bos}{answer}{eos}` without visual tokens or labels.
     tokens_per_image: T.
     prompt_tokens: how many learned tokens stand before a sample, after its
       bos: the first special tokens of its row.
@@ -142,14 +149,14 @@ class Renderer:
       self._backend.add_special_tokens(
           [AddedToken(PLACEHOLDER, special=True, normalized=False)])
     self._placeholder = self._backend.token_to_id(PLACEHOLDER)
-    self.chat_template = tokenizer.get_chat_template() if chat else PLAIN
+    self.chat_template = tokenizer.get_chat_template() if chat else (
+        BLIP if template == "blip" else PLAIN)
     self._marked = bool(_GENERATION.search(self.chat_template))
     added = self._backend.encode("", add_special_tokens=True).ids
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     # A chat template writes its own bos.
     adds = bos if added[:1] == bos else []
-    self._bos = {"chat": [], "processor": adds, "plain": adds,
-                 "caption": bos}[template]
+    self._bos = {"chat": [], "caption": bos}.get(template, adds)
     self._pad = next((i for i in (tokenizer.pad_token_id,
                                   tokenizer.eos_token_id) if i is not None), 0)
     self.typed = chat and self._wants_typed()
@@ -216,10 +223,13 @@ class Renderer:
     Raises:
       BadSample: images are to come first, and no user speaks.
     """
-    if not self.images_first or not example["images"]:
+    blip = self.template == "blip"
+    if not (self.images_first or blip) or not example["images"]:
       return example
     bare = [{**m, "content": _PLACE.sub("", m["content"])}
             for m in example["conversation"]]
+    if blip:  # they are no part of the text, see `_tokens`
+      return {**example, "conversation": bare}
     first = next((m for m in bare if m["role"] == "user"), None)
     if first is None:
       raise BadSample(example["origin"], "images come first in the first user "
@@ -330,14 +340,18 @@ class Renderer:
       inside[start:end] = True
     begins = {start for start, end in spans if start < end}
     coded = self._backend.encode(text, add_special_tokens=False)
-    written = coded.ids.count(self._placeholder)
+    entries = list(zip(coded.ids, coded.offsets))
+    start = 0  # where bos stands
+    if self.template == "blip":
+      entries = [(self._placeholder, (0, 0))] * len(example["images"]) + entries
+    written = sum(token == self._placeholder for token, _ in entries)
     if written != len(example["images"]):
       raise TemplateError(f"{example['origin']}: the chat template writes "
                           f"{written} {PLACEHOLDER} for "
                           f"{len(example['images'])} image(s)")
     ids, marks, visual = [], [], []
     images = slots = 0
-    for token, (start, end) in zip(coded.ids, coded.offsets):
+    for token, (begin, end) in entries:
       if token == self._placeholder:
         taken, indices = places[images]
         shown = np.concatenate([special(self.frame.before), indices,
@@ -349,22 +363,24 @@ class Renderer:
         visual += shown
         slots += taken
         images += 1
+        start = len(ids) if self.template == "blip" else 0
         continue
-      if begins.intersection(range(start + 1, end)):
+      if begins.intersection(range(begin + 1, end)):
         raise BadSample(
-            example["origin"], f"the token {text[start:end]!r} spans the "
+            example["origin"], f"the token {text[begin:end]!r} spans the "
             "border of prompt and answer, so that the model could never write "
             "it; strip the answer's leading white space")
       ids.append(token)
-      marks.append(bool(inside[start]))
+      marks.append(bool(inside[begin]))
       visual.append(-1)
     # bos where the tokenizer adds one, and the text does not have it already.
-    bos = [] if ids[:1] == self._bos else self._bos
+    bos = [] if ids[start:start + 1] == self._bos else self._bos
     learned = [-2 - x for x in range(self.prompt_tokens)]
-    before = bos + [self._pad] * len(learned)
-    return _rendered(before + ids, [False] * len(before) + marks,
-                     [-1] * len(bos) + learned + visual,
-                     example["images"], text, slots)
+    ids[start:start] = bos + [self._pad] * len(learned)
+    marks[start:start] = [False] * (len(bos) + len(learned))
+    visual[start:start] = [-1] * len(bos) + learned
+    return _rendered(ids, marks, visual, example["images"], text,
+                     slots)
 
   def _caption(self, example: Example) -> Rendered:
     text = " ".join(m["content"] for m in example["conversation"]

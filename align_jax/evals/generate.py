@@ -9,6 +9,7 @@
 What comes out does not depend on how prompts are batched, padded or shared.
 """
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Hashable, Sequence
@@ -98,19 +99,29 @@ class Generator:
       Token ids of each answer, without the stop token.
 
     Raises:
-      InputError: prompts too long for a decoder with LongRoPE.
+      InputError: a beam search that grows a prompt beyond where a decoder
+        with LongRoPE changes all keys.
     """
-    def answer(*args: Any) -> np.ndarray:
-      if beam is not None:
-        return _beam(self.model, max_new_tokens, beam, self.params, self.stop,
-                     *args)
-      return _generate(self.model, max_new_tokens, self.params, self.stop,
-                       *args)
-
-    self._check_lengths(prompts, max_new_tokens)
+    limit = self.model.decoder.config.cached_positions
     stop = set(np.asarray(self.stop).tolist())
-    return [_until(row.tolist(), stop)
-            for row in self._over(prompts, read, answer, progress)]
+
+    def rows(which: Sequence[Prompt], count: int) -> list[list[int]]:
+      def answer(*args: Any) -> np.ndarray:
+        if beam is not None:
+          return _beam(self.model, count, beam, self.params, self.stop, *args)
+        return _generate(self.model, count, self.params, self.stop, *args)
+
+      return [row.tolist()
+              for row in self._over(which, read, answer, progress)]
+
+    if limit is None:
+      made = rows(prompts, max_new_tokens)
+    elif beam is not None:
+      self._check_lengths(prompts, max_new_tokens)
+      made = rows(prompts, max_new_tokens)
+    else:
+      made = _over_the_limit(prompts, max_new_tokens, limit, stop, rows)
+    return [_until(row, stop) for row in made]
 
   def score(
       self,
@@ -129,6 +140,10 @@ class Generator:
 
     Returns:
       f32[prompts, answers].
+
+    Raises:
+      InputError: an answer that grows a prompt beyond where a decoder with
+        LongRoPE changes all keys.
     """
     ids = [np.asarray(a, np.int32) for a in answers]
     longest = max(len(a) for a in ids)
@@ -142,25 +157,32 @@ class Generator:
     return np.stack(self._over(prompts, read, answer, progress))
 
   def _check_lengths(self, prompts: Sequence[Prompt], more: int) -> None:
-    """Refuses what would need cached keys beyond where they are right.
+    """Refuses what would need keys of both sides of LongRoPE's limit.
 
     Raises:
-      InputError: such prompts.
+      InputError: prompts that begin below it and end beyond.
     """
     limit = self.model.decoder.config.cached_positions
-    longest = max((len(p.tokens) for p in prompts), default=0)
-    if limit is not None and longest + more > limit:
+    over = [len(p.tokens) for p in prompts
+            if limit is not None and len(p.tokens) <= limit
+            and len(p.tokens) + more - 1 > limit]
+    if over:
       raise InputError(
-          f"a prompt of {longest} tokens and {more} more pass the {limit} "
-          "positions where this decoder's RoPE changes all keys; reading "
-          "them anew is not implemented here")
+          f"a prompt of {max(over)} tokens and {more} more pass the {limit} "
+          "positions beyond which this decoder's RoPE changes all keys: such "
+          "an answer would have to be read anew for each beam or choice, "
+          "which is not implemented; greedy generation is")
 
   def _over(self, prompts: Sequence[Prompt], read: ReadImages | None,
             answer: Callable[..., jax.Array],
             progress: Callable[[int], None]) -> list[np.ndarray]:
     """Runs `answer` over all prompts, batch by batch."""
     out: list[Any] = [None] * len(prompts)
-    for wave in cut.waves(cut.groups(prompts, self.share), self.rows):
+    limit = self.model.decoder.config.cached_positions
+    # Keys of a long prompt's beginning are others than a short one's.
+    share = self.share and (limit is None or all(
+        len(p.tokens) <= limit for p in prompts))
+    for wave in cut.waves(cut.groups(prompts, share), self.rows):
       first = [prompts[g.members[0]] for g in wave]
       visual, per_image = self._encode(first, read)
       length = cut.bucket(max(g.shared for g in wave))
@@ -247,6 +269,43 @@ class Generator:
     if x.shape[0] % layout.shards(spec[0]):
       spec = layout.spec("." * x.ndim)
     return jax.device_put(x, NamedSharding(layout.mesh, spec))
+
+
+def _over_the_limit(
+    prompts: Sequence[Prompt], count: int, limit: int, stop: set[int],
+    rows: Callable[[Sequence[Prompt], int], list[list[int]]],
+) -> list[list[int]]:
+  """Greedy answers of a decoder with LongRoPE, on either side of its limit.
+
+  A sample that grows beyond is read anew there, once, as transformers does.
+
+  Args:
+    prompts: to be continued.
+    count: of new tokens.
+    limit: up to which length cached keys stay right.
+    stop: tokens that end an answer.
+    rows: prompts and a count -> as many new tokens of each.
+  """
+  made: list[list[int]] = [[] for _ in prompts]
+
+  def grow(room_of: Callable[[int], int]) -> None:
+    turns: dict[int, list[int]] = {}
+    for i, new in enumerate(made):
+      room = min(room_of(len(prompts[i].tokens) + len(new)),
+                 count - len(new))
+      if room > 0 and not stop.intersection(new):
+        turns.setdefault(room, []).append(i)
+    for room, which in sorted(turns.items()):
+      asked = [dataclasses.replace(
+          p, tokens=np.append(p.tokens, made[i]).astype(np.int32),
+          visual=np.append(p.visual, [-1] * len(made[i])).astype(np.int32))
+               for i in which for p in [prompts[i]]]
+      for i, new in zip(which, rows(asked, room)):
+        made[i] += new
+
+  grow(lambda length: limit - length + 1)  # the last one made is not read
+  grow(lambda length: count)
+  return made
 
 
 def _draw_of(key: Hashable) -> int:

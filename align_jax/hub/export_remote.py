@@ -1,84 +1,34 @@
 """A model with a connector that transformers lacks, with the code for it.
 
 The folder holds `modeling_align_jax.py`, a small torch file of ours that is
-LLaVA with another connector, and config.json's `auto_map` names it:
+LLaVA with another connector, `connector_align_jax.py`, that connector, and
+config.json's `auto_map` names them:
 
   AutoModelForImageTextToText.from_pretrained(FOLDER, trust_remote_code=True)
 
-A connector that can be written is a class in that file and a table here.
+A connector that can be written is a file in `hub/remote/` and an entry of
+`hub/remote_connectors.py`.
 """
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from align_jax.errors import InputError
 from align_jax.hub import export_vlm as shared
-from align_jax.hub.keymaps import Family, Rules
+from align_jax.hub.keymaps import Family
 from align_jax.hub.keymaps.llava import (
     LlavaConfig,
     llava_family,
     takes_normed,
 )
+from align_jax.hub.remote_connectors import FOLDER, Sizes, form_of
 from align_jax.hub.write import Tensor, write_safetensors
 
-CODE = Path(__file__).parent / "remote" / "modeling_align_jax.py"
-
-_ALIGN: Rules = {
-    "w1_cd": ("w1.weight", "d c -> c d"),
-    "w1_bias_d": ("w1.bias", "d -> d"),
-    "norm1_scale_d": ("norm1.weight", "d -> d"),
-    "norm1_bias_d": ("norm1.bias", "d -> d"),
-    "w2_vd": ("w2.weight", "v d -> v d"),
-    "w2_bias_v": ("w2_bias", "v -> v"),
-    "norm2_scale_v": ("norm2.weight", "v -> v"),
-    "norm2_bias_v": ("norm2.bias", "v -> v"),
-    "out_norm_scale_d": ("out_norm.weight", "d -> d"),
-    "out_norm_bias_d": ("out_norm.bias", "d -> d"),
-}
-
-
-def _align(module: Any) -> dict[str, Any]:
-  """The torch file's options of an ALIGN connector.
-
-  Raises:
-    InputError: words that are left out, for which it has no form.
-  """
-  if getattr(module, "keep_words", ()):
-    raise InputError("an ALIGN connector with keep_words has no torch form "
-                     f"in {CODE.name}")
-  flags = module.flags() if hasattr(module, "flags") else None
-  return {name: getattr(flags, name, default) for name, default in (
-      ("relu", False), ("out_norm", False), ("tied_w2", False),
-      ("affine", True), ("biases", False))}
-
-
-_LINEAR: Rules = {"kernel_cd": ("weight", "d c -> c d"),
-                  "bias_d": ("bias", "d -> d")}
-_MLP: Rules = {
-    "in_cf": ("linear_1.weight", "f c -> c f"),
-    "in_bias_f": ("linear_1.bias", "f -> f"),
-    "out_fd": ("linear_2.weight", "d f -> f d"),
-    "out_bias_d": ("linear_2.bias", "d -> d"),
-}
-
-
-def _mlp(module: Any) -> dict[str, Any]:
-  if module.newline:
-    raise InputError("an mlp connector with a newline has no torch form in "
-                     f"{CODE.name}")
-  return {"activation": module.activation}
-
-
-# Connector -> (its parameters in the torch file, module -> its options there).
-CONNECTORS: dict[str, tuple[Rules, Callable[[Any], dict[str, Any]]]] = {
-    "align": (_ALIGN, _align),
-    "linear": (_LINEAR, lambda module: {}),
-    "mlp": (_MLP, _mlp),
-}
+CODE = FOLDER / "modeling_align_jax.py"
+PROCESSING = FOLDER / "processing_align_jax.py"
 
 
 def export_remote(run: Any, merged: Any, folder: Path,
@@ -89,41 +39,50 @@ def export_remote(run: Any, merged: Any, folder: Path,
     InputError: a connector or an option that the torch file does not know.
   """
   model = merged.parts.config
-  connector = model.connector
-  if connector.kind not in CONNECTORS:
-    raise InputError(
-        f"connector {connector.kind!r} has no torch form in {CODE.name} yet "
-        f"(it has: {', '.join(CONNECTORS)})")
+  kind, module = model.connector.kind, merged.parts.model.connector
+  form = form_of(kind, module)
   if model.prompt_tokens:
     raise InputError(f"learned prompt tokens have no torch form in {CODE.name}")
-  rules, options_of = CONNECTORS[connector.kind]
-  options = options_of(merged.parts.model.connector)
+  if run.tiling is not None:
+    raise InputError(f"images cut into tiles have no torch form in {CODE.name}")
+  config = merged.parts.model.tower.config
+  options = form.options(module, Sizes(
+      config.patches + model.tower.class_token, config.width,
+      module.dim_out, module.vocab_size))
   tower, decoder = (shared.out_family(merged, p) for p in ("tower", "decoder"))
   language = merged.parts.model.decoder.config
   token = shared.image_token(run.tokenizer, language.vocab_size)
   whole = LlavaConfig(
-      tower=merged.parts.model.tower.config,
+      tower=config,
       decoder=dataclasses.replace(language, vocab_size=token.rows),
       layer=model.tower.layer, class_token=model.tower.class_token,
       image_token=token.id)
   written = _config(llava_family(tower, decoder), whole, model)
   written["connector_options"] = {
       "vocab_size": language.vocab_size,
+      "embed_scale": language.embed_scale,
+      "tokens": shared.tokens_of_image(merged.parts),
       "after_norm": takes_normed(whole.tower, whole.layer)} | options
-  inside = Family(connector.kind, rules, lambda raw: raw, lambda c: {})
+  inside = Family(kind, form.rules, lambda raw: raw, lambda c: {})
+  renamed = form.rename(module)
   tensors = [
       *shared.part_tensors(merged, "tower", tower, "model.vision_tower."),
-      *shared.part_tensors(merged, "connector", inside,
-                           "model.multi_modal_projector.connector."),
+      *(dataclasses.replace(t, key=renamed(t.key))
+        for t in shared.part_tensors(
+            merged, "connector", inside,
+            "model.multi_modal_projector.connector.")),
       *map(_in_memory, shared.with_rows(
           shared.part_tensors(merged, "decoder", decoder),
           [decoder.rules[name][0] for name in ("embed_vd", "head_vd")],
           token))]
   folder.mkdir(parents=True, exist_ok=True)
-  shared.write_processor(run, token, folder)
+  for file in (CODE, PROCESSING):
+    shutil.copyfile(file, folder / file.name)
+  shutil.copyfile(FOLDER / f"connector_{form.file}.py",
+                  folder / "connector_align_jax.py")
   (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
+  shared.write_processor(run, token, folder, remote=PROCESSING.stem)
   shared.write_generation(run, token, folder)
-  shutil.copyfile(CODE, folder / CODE.name)
   return write_safetensors(folder, tensors, max_bytes)
 
 

@@ -54,6 +54,22 @@ _FLATTEN = """\
 """
 
 
+# The renderer's "blip": images, bos, and the words.
+_BLIP = """\
+{%- set ns = namespace(images='', text='') -%}
+{%- for message in messages -%}
+{%- set ns.images = ns.images + '<image>' * message['content'].count('<image>')
+-%}
+{%- set ns.text = ns.text + (' ' if not loop.first else '')
+    + message['content'].replace('<image>\\n', '').replace('<image>', '') -%}
+{%- if message['role'] == 'assistant' -%}
+{%- set ns.text = ns.text + eos_token -%}
+{%- endif -%}
+{%- endfor -%}
+{{- ns.images + (bos_token or '') + ns.text -}}
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageToken:
   """Where `<image>` stands in the exported vocabulary.
@@ -104,7 +120,8 @@ def out_family(merged: Any, part: str) -> Family:
   """The family that a part is written in: its own, where that is one."""
   spec = merged.spec(part)
   if spec is not None and not spec.is_gguf:
-    return spec.family
+    as_ = spec.family.written_as
+    return FAMILIES.get(as_) if as_ else spec.family
   kind = getattr(merged.parts.config, part).kind
   return family_of_kind(spec.kind if spec is not None else kind)
 
@@ -131,13 +148,21 @@ def part_tensors(merged: Any, part: str, family: Family, prefix: str = ""
   for path, place in placed.items():
     sharing.setdefault(place.key, []).append(path)
   spec = merged.spec(part)
-  same = spec is not None and spec.family.rules == family.rules
+  known = {} if spec is None else spec.family.rules
+
+  def same(paths: Sequence[str]) -> bool:
+    """Whether a tensor of theirs was read as this one is written."""
+    theirs = {p for p in known if p in own
+              and known[p][0] == known.get(paths[0], ("",))[0]}
+    return theirs == set(paths) and all(
+        known[p][1] == family.rules[p][1] for p in paths)
+
   tensors = []
   for key, paths in sharing.items():
     count = own[paths[0]].shape[0] if "{n}" in key else 0
     for n, name in enumerate(expand(key, count)):
       full = [f"{part}/{p}" for p in paths]
-      if same and not any(merged.touched(p, n) for p in full):
+      if same(paths) and not any(merged.touched(p, n) for p in full):
         reader, theirs = merged.foreign(full[0], n)
         tensors.append(raw(reader, theirs, prefix + name))
         continue
@@ -190,13 +215,22 @@ def with_rows(tensors: Sequence[Tensor], keys: Sequence[str],
           if t.key in keys else t for t in tensors]
 
 
-def write_processor(run: Any, token: ImageToken, folder: Path) -> None:
+def tokens_of_image(parts: Any) -> int:
+  """How many tokens one image takes, those around it included."""
+  return parts.tokens_per_image + sum(map(len, parts.around))
+
+
+def write_processor(run: Any, token: ImageToken, folder: Path,
+                    remote: str = "") -> None:
   """Tokenizer, image processor and chat template, as LlavaProcessor.
 
   Args:
     run: a `Run`; its parameters are not needed.
     token: where `<image>` stands.
     folder: where to.
+    remote: the file beside it with our own processor, which is used where an
+      image is not as many tokens as patches, or where the connector reads
+      what is asked; "" where LLaVA's must do.
 
   Raises:
     InputError: what was written does not read as the run does.
@@ -215,7 +249,8 @@ def write_processor(run: Any, token: ImageToken, folder: Path) -> None:
     plain.pop("image_processor_type")
     images = transformers.CLIPImageProcessorPil(**plain)
   images.image_mean, images.image_std = list(config.mean), list(config.std)
-  template = run.renderer.chat_template
+  template = _BLIP if run.renderer.template == "blip" else (
+      run.renderer.chat_template)
   if not run.renderer.typed:
     template = _FLATTEN + template
   processor = transformers.LlavaProcessor(
@@ -225,7 +260,35 @@ def write_processor(run: Any, token: ImageToken, folder: Path) -> None:
       num_additional_image_tokens=int(config.class_token))
   processor.save_pretrained(folder)
   images.save_pretrained(folder)  # where transformers 4 looks for it
-  _check(run, token, folder)
+  module = run.parts.model.connector
+  count, reads = tokens_of_image(run.parts), getattr(module, "text", False)
+  if remote and (reads or count != config.patches + tower.class_token):
+    _write_own_processor(module, count, folder, remote)
+  _check(run, token, folder, remote)
+
+
+def _write_own_processor(module: Any, count: int, folder: Path,
+                         remote: str) -> None:
+  """Names our own processor in the place of LLaVA's, with what it needs.
+
+  Raises:
+    InputError: a connector that reads instructions, without a tokenizer.
+  """
+  file = folder / "processor_config.json"
+  written = json.loads(file.read_text(encoding="utf-8"))
+  written |= {"processor_class": "AlignJaxProcessor",
+              "auto_map": {"AutoProcessor": f"{remote}.AlignJaxProcessor"},
+              "tokens_per_image": count}
+  if getattr(module, "text", False):
+    if not module.tokenizer:
+      raise InputError("the connector reads instructions: set "
+                       "model.connector.options.tokenizer to the folder of "
+                       "its tokenizer, which is written as well")
+    from align_jax.hub.pretrained import load_tokenizer
+    load_tokenizer(module.tokenizer).save_pretrained(folder / "instructions")
+    if module.long == "left":
+      written["instruction_length"] = module.instruction_length
+  file.write_text(json.dumps(written, indent=2) + "\n")
 
 
 def _tokenizer(run: Any, token: ImageToken) -> Any:
@@ -242,7 +305,9 @@ def _tokenizer(run: Any, token: ImageToken) -> Any:
         special_tokens=True)
   if tokenizer.pad_token_id is None:
     tokenizer.pad_token = tokenizer.eos_token
-  if not run.renderer.adds_bos and tokenizer.encode(""):
+  # The template of BLIP writes bos, behind the images.
+  adds = run.renderer.adds_bos and run.renderer.template != "blip"
+  if not adds and tokenizer.encode(""):
     # Training saw no bos but what the template wrote.
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A", pair="$A $B", special_tokens=[])
@@ -269,7 +334,7 @@ def write_generation(run: Any, token: ImageToken, folder: Path) -> None:
       {k: v for k, v in written.items() if v is not None}, indent=2) + "\n")
 
 
-def _check(run: Any, token: ImageToken, folder: Path) -> None:
+def _check(run: Any, token: ImageToken, folder: Path, remote: str) -> None:
   """Raises unless the written processor reads as the run does."""
   import transformers
   from PIL import Image
@@ -283,7 +348,8 @@ def _check(run: Any, token: ImageToken, folder: Path) -> None:
   words = "What is it?"
   rendered = run.renderer.prompt(question(words, [picture]))
   want = np.where(rendered.visual == -1, rendered.tokens, token.id)
-  processor = transformers.AutoProcessor.from_pretrained(folder)
+  processor = transformers.AutoProcessor.from_pretrained(
+      folder, trust_remote_code=bool(remote))
   got = processor.apply_chat_template(
       [{"role": "user", "content": [
           {"type": "image", "image": picture},

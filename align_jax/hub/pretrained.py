@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import fnmatch
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from align_jax.decoders.lora import is_adapter
 from align_jax.errors import InputError
 from align_jax.hub.fill import load_flat
 from align_jax.hub.keymaps import FAMILIES, Family, family_of
@@ -36,6 +38,8 @@ class Spec:
     whole: the family of the whole checkpoint that this is a part of.
     part: which part, "" for the whole.
     raw: config.json; empty for GGUF.
+    added: globs over our part's parameters that the checkpoint does not have,
+      and that start on their own: SAM's, from InstructBLIP's Q-Former.
   """
   kind: str
   config: Any
@@ -44,10 +48,23 @@ class Spec:
   whole: Family
   part: str = ""
   raw: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  added: tuple[str, ...] = ()
 
   @property
   def is_gguf(self) -> bool:
     return self.path.suffix == ".gguf"
+
+  def held(self, shapes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What of a model is read from here, by paths of the part.
+
+    Args:
+      shapes: path of the model -> whatever.
+      prefix: of the part's paths.
+    """
+    own = {path.removeprefix(prefix): s for path, s in shapes.items()
+           if path.startswith(prefix) and not is_adapter(path)}
+    return {path: s for path, s in own.items()
+            if not any(fnmatch.fnmatchcase(path, p) for p in self.added)}
 
 
 def read_spec(weights: str | Path, part: str = "") -> Spec:

@@ -17,17 +17,21 @@ def rows() -> list[dict[str, Any]]:
   found = []
   for name in FAMILIES.names():
     family = FAMILIES.get(name)
-    if family.kind == "vlm" or "decoder" in family.parts:
+    parts = sorted(p for p in family.parts if family.parts[p].family.rules)
+    if family.kind == "vlm":
       what = "whole model"
+    elif "decoder" in family.parts:
+      what = "parts of a whole"
     elif "embed_vd" in family.rules:
       what = "language model"
     else:
       what = "image and text" if "text" in family.parts else "tower"
     found.append({
         "model_type": name, "what": what, "kind": family.kind,
-        "parts": sorted(family.parts) or [what],
+        "parts": parts or [what],
         "models": family.models})
-  order = ["tower", "image and text", "language model", "whole model"]
+  order = ["tower", "image and text", "language model", "whole model",
+           "parts of a whole"]
   return sorted(found, key=lambda r: (order.index(r["what"]),
                                       r["model_type"]))
 
@@ -37,7 +41,7 @@ def table() -> str:
   lines = ["| `model_type` | what | such as | read as | parts to load alone |",
            "|---|---|---|---|---|"]
   for r in rows():
-    parts = ", ".join(r["parts"]) if len(r["parts"]) > 1 else ""
+    parts = ", ".join(p for p in r["parts"] if p != r["what"])
     lines.append(f"| `{r['model_type']}` | {r['what']} | {r['models']} | "
                  f"`{r['kind']}` | {parts} |")
   lines.append("| GGUF | language model | Llama layout, SmolLM2 | `llama` | |")

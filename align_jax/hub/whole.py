@@ -30,7 +30,7 @@ from align_jax.config import (
 )
 from align_jax.errors import InputError
 from align_jax.hub.locate import revision
-from align_jax.hub.pretrained import Spec, read_spec
+from align_jax.hub.pretrained import Spec, processor_fields, read_spec
 from align_jax.parallel.layout import Layout
 from align_jax.parallel.mesh import inference_mesh, make_mesh
 
@@ -44,11 +44,13 @@ def model_config(weights: str | Path, dtype: Any = jnp.float32
   """
   spec = _whole(weights)
   config, dtype = spec.config, jnp.dtype(dtype).name
+  files = {option: str(spec.path / name)
+           for option, name in config.files.items()}
   return ModelConfig(
       tower=PartConfig(weights=str(weights), layer=config.layer,
                        class_token=config.class_token),
       connector=ConnectorConfig(kind=config.connector, weights=str(weights),
-                                options=dict(config.options)),
+                                options=dict(config.options) | files),
       decoder=PartConfig(weights=str(weights)),
       dtype=dtype, frozen_dtype=dtype, remat="none")
 
@@ -87,9 +89,14 @@ def checkpoint_run(weights: str | Path, dtype: Any = jnp.float32,
   model = model_config(weights, dtype)
   config = Config(
       name=name_of(weights), model=model,
-      data=DataConfig(template="processor", tiling=TilingConfig(
+      data=DataConfig(template=spec.config.template, tiling=TilingConfig(
           *spec.config.tiling)), stages=(),
       eval=EvalConfig(max_new_tokens=32))
+  if processor_fields(spec.path).get("crop_to_patches") and not (
+      config.data.tiling.kind):
+    raise InputError(
+        f"{weights}: its image processor cuts images into tiles "
+        "(crop_to_patches), which is not implemented for this model")
   return Run(
       workdir=Path("runs") / "hub" / config.name, config=config,
       parts=build(model, layout), params=None, step=0, ends=_ends(spec))

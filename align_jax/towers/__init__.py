@@ -20,4 +20,5 @@ TOWERS = Registry("tower", {
     "siglip": "align_jax.towers.vit:siglip",
     "dinov2": "align_jax.towers.vit:dinov2",
     "eva": "align_jax.towers.vit:eva",
+    "aimv2": "align_jax.towers.vit:aimv2",
 })

@@ -1,9 +1,10 @@
 """The transformer block that image and text towers share.
 
 Pre-norm, as in CLIP (Radford et al. 2021, 2103.00020, after ViT 2010.11929),
-SigLIP (2303.15343), EVA-CLIP (2211.07636) and DINOv2 (2304.07193); what
-differs between towers are the activation, whether attention is causal, the
-biases of q, k and v, the gate of the MLP and a learnt scale of each branch.
+SigLIP (2303.15343), EVA-CLIP (2211.07636), DINOv2 (2304.07193) and AIMv2
+(2411.14402); what differs between towers are the activation, whether attention
+is causal, the biases, the norm, the gate of the MLP and a learnt scale of each
+branch.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.ops.attention import attention
-from align_jax.ops.norms import layer_norm
+from align_jax.ops.norms import layer_norm, rms_norm
 from align_jax.parallel.layout import Layout
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -39,6 +40,7 @@ class Block(nn.Module):
     (scale2_c)
     and if gated, in the place of up and down:
     gate_cf gate_bias_f  value_cf value_bias_f  out_fc out_bias_c
+  An RMSNorm has a scale alone.
 
   Attributes:
     width: C; `heads` divides it.
@@ -50,6 +52,8 @@ class Block(nn.Module):
     qkv_bias: whether queries, keys and values have biases.
     gated: whether the MLP is out(activation(gate(x)) * value(x)), as SwiGLU.
     layer_scale: whether each branch is scaled by a learnt vector.
+    biases: whether the maps out of attention and in the MLP have biases.
+    rms: whether norms are RMSNorms.
   """
   width: int
   heads: int
@@ -62,6 +66,8 @@ class Block(nn.Module):
   qkv_bias: bool = True
   gated: bool = False
   layer_scale: bool = False
+  biases: bool = True
+  rms: bool = False
   dtype: Any = jnp.float32
   layout: Layout = Layout()
 
@@ -93,13 +99,17 @@ class Block(nn.Module):
       return self.param(name, nn.initializers.normal(std), shape,
                         jnp.float32).astype(self.dtype)
 
-    def bias(name: str, *shape: int) -> jax.Array:
+    def bias(name: str, *shape: int) -> jax.Array | float:
+      if not self.biases and not name.endswith("_hk"):
+        return 0.0
       return self.param(name, nn.initializers.zeros, shape,
                         jnp.float32).astype(self.dtype)
 
     def norm(name: str, x: jax.Array) -> jax.Array:
       scale = self.param(f"{name}_scale_c", nn.initializers.ones, (c,),
                          jnp.float32)
+      if self.rms:
+        return rms_norm(x, scale, self.norm_eps)
       shift = self.param(f"{name}_bias_c", nn.initializers.zeros, (c,),
                          jnp.float32)
       return layer_norm(x, scale, shift, self.norm_eps)

@@ -1,7 +1,7 @@
-"""One vision transformer; CLIP, SigLIP, DINOv2 and EVA-CLIP are its configs.
+"""One vision transformer; CLIP, SigLIP, DINOv2, EVA-CLIP, AIMv2 are configs.
 
-  pixels f[I,H,W,3] -> patches -> (class token) -> + positions -> (registers)
-    -> (pre-norm) -> layers -> features f[I,P,C]
+  pixels f[I,H,W,3] -> patches (-> norm) -> (class token) -> + positions
+    -> (registers) -> (pre-norm) -> layers -> features f[I,P,C]
 
 A feature layer is counted from the end, as in LLaVA and as in the reference
 implementation's `hidden_states`: -1 is what the last layer gives, -2 what the
@@ -10,15 +10,15 @@ one before gives, and layers after it are not computed.
 Where the norm after the last layer goes differs (`ViTConfig.post_norm`):
   "pooled"    CLIP. It belongs to the pooled class token alone; features are
               taken before it, at every layer.
-  "features"  SigLIP, DINOv2. It ends the tower: features of layer -1 are the
-              reference's `last_hidden_state`, normed. Those of layer -2 and
-              further down are not normed.
+  "features"  SigLIP, DINOv2, AIMv2. It ends the tower: features of layer -1
+              are the reference's `last_hidden_state`, normed. Those of layer
+              -2 and further down are not normed.
   "both"      BLIP-2 and InstructBLIP. As "features", and the class token is
               normed once more when it is pooled.
   "none"      there is none.
 
 Sources: ViT 2010.11929, CLIP 2103.00020, SigLIP 2303.15343, DINOv2 2304.07193
-with registers 2309.16588, EVA-CLIP 2211.07636.
+with registers 2309.16588, EVA-CLIP 2211.07636, AIMv2 2411.14402.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.ops.cost import Product
-from align_jax.ops.norms import layer_norm
+from align_jax.ops.norms import layer_norm, rms_norm
 from align_jax.ops.stack import LayerStack
 from align_jax.parallel.layout import AXES, Layout
 from align_jax.registry import nearest
@@ -57,7 +57,11 @@ class ViTConfig:
     pre_norm: whether a norm stands before the first layer (CLIP).
     post_norm: "none", "pooled", "features" or "both"; see the module's
       docstring.
+    patch_norm: whether a norm stands on the embedded patches, before their
+      positions are added (AIMv2).
+    rms: whether all norms are RMSNorms (AIMv2).
     qkv_bias: whether queries, keys and values have biases.
+    biases: whether a layer's other maps have.
     gated: whether the MLP is gated (SwiGLU, with activation "silu").
     layer_scale: whether each branch is scaled by a learnt vector (DINOv2).
     registers: learnt tokens behind the class token that are never features.
@@ -86,7 +90,10 @@ class ViTConfig:
   pre_norm: bool = True
   post_norm: str = "pooled"
   norm_eps: float = 1e-5
+  patch_norm: bool = False
+  rms: bool = False
   qkv_bias: bool = True
+  biases: bool = True
   gated: bool = False
   layer_scale: bool = False
   registers: int = 0
@@ -123,6 +130,8 @@ class ViTConfig:
     if self.head and self.class_token:
       faults.append("head pools by attention and class_token by a token: a "
                     "tower has one of them")
+    if self.head and self.rms:
+      faults.append("the pooling head has LayerNorms: not with rms")
     for name in ("mean", "std"):
       if len(getattr(self, name)) != 3:
         faults.append(f"{name} has {len(getattr(self, name))} values, one for "
@@ -147,10 +156,12 @@ class ViTConfig:
     found = [Product(2.0 * self.patches * 3 * side * side * c, "patch_ijac")]
     for i in range(self.layers + 1 + layer):
       found += [Product(2.0 * n * c * c, f"layers/{x}_chk", i) for x in "qkv"]
+      up, down = ((("gate", "value"), "out") if self.gated else
+                  (("up",), "down"))
       found += [Product(4.0 * n * n * c, "", i),
                 Product(2.0 * n * c * c, "layers/o_hkc", i),
-                Product(2.0 * n * c * f, "layers/up_cf", i),
-                Product(2.0 * n * f * c, "layers/down_fc", i)]
+                *(Product(2.0 * n * c * f, f"layers/{x}_cf", i) for x in up),
+                Product(2.0 * n * f * c, f"layers/{down}_fc", i)]
     return found
 
   def make(self, **fields: Any) -> "ViT":
@@ -188,12 +199,22 @@ def eva(**sizes: Any) -> ViTConfig:
   return ViTConfig(**(peculiar | sizes))
 
 
+def aimv2(**sizes: Any) -> ViTConfig:
+  """AIMv2, the tower of Ovis2: RMSNorms, SwiGLU, no class token or biases."""
+  peculiar = dict(
+      activation="silu", class_token=False, patch_bias=True, pre_norm=False,
+      patch_norm=True, post_norm="features", rms=True, qkv_bias=False,
+      biases=False, gated=True)
+  return ViTConfig(**(peculiar | sizes))
+
+
 class ViT(nn.Module):
   """pixels f[I,H,W,3], normalised -> features f[I,P,C].
 
   Parameters (i, j in a patch, a colour, p places, r registers, c width):
     patch_ijac (patch_bias_c) (class_c) position_pc (register_rc) (mask_c)
-    (pre_norm_scale_c pre_norm_bias_c) (post_norm_scale_c post_norm_bias_c)
+    (patch_norm_scale_c) (pre_norm_scale_c pre_norm_bias_c)
+    (post_norm_scale_c post_norm_bias_c)
     layers/...  as in `Block`, stacked
     (head/...)  as in `MapHead`, made only where images are pooled
 
@@ -235,20 +256,23 @@ class ViT(nn.Module):
                                     (config.registers, c))
     if config.mask_token:
       self.mask_c = self.param("mask_c", zeros, (c,))
-    for name, present in (("pre_norm", config.pre_norm),
+    for name, present in (("patch_norm", config.patch_norm),
+                          ("pre_norm", config.pre_norm),
                           ("post_norm", config.post_norm != "none")):
       if present:
         setattr(self, f"{name}_scale_c",
                 self.param(f"{name}_scale_c", ones, (c,)))
-        setattr(self, f"{name}_bias_c",
-                self.param(f"{name}_bias_c", zeros, (c,)))
+        if not config.rms:
+          setattr(self, f"{name}_bias_c",
+                  self.param(f"{name}_bias_c", zeros, (c,)))
     shared = dict(width=c, heads=config.heads, mlp_width=config.mlp_width,
                   activation=config.activation, norm_eps=config.norm_eps,
                   dtype=self.dtype, layout=self.layout)
     self.layers = LayerStack(
         Block(**shared, depth=config.layers, axes="ipc",
               qkv_bias=config.qkv_bias, gated=config.gated,
-              layer_scale=config.layer_scale, parent=None),
+              layer_scale=config.layer_scale, biases=config.biases,
+              rms=config.rms, parent=None),
         depth=config.layers, remat=self.remat)
     if config.head:
       self.head = MapHead(**shared)
@@ -352,6 +376,9 @@ class ViT(nn.Module):
   def _norm(self, name: str, x: jax.Array) -> jax.Array:
     if name == "post_norm" and self.config.post_norm == "none":
       return x
+    if self.config.rms:
+      return rms_norm(x, getattr(self, f"{name}_scale_c"),
+                      self.config.norm_eps)
     return layer_norm(x, getattr(self, f"{name}_scale_c"),
                       getattr(self, f"{name}_bias_c"), self.config.norm_eps)
 
@@ -382,6 +409,8 @@ class ViT(nn.Module):
     if config.patch_bias:
       x = x + self.patch_bias_c.astype(self.dtype)
     x = x.reshape(-1, config.patches, config.width)
+    if config.patch_norm:
+      x = self._norm("patch_norm", x)
 
     def repeated(tokens: jax.Array) -> jax.Array:
       return jnp.broadcast_to(tokens.astype(self.dtype),

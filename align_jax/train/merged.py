@@ -17,7 +17,7 @@ import numpy as np
 
 from align_jax.build import Parts, build, param_shapes
 from align_jax.config import Config, plain
-from align_jax.decoders.lora import TARGETS, adapters_of, is_adapter
+from align_jax.decoders.lora import TARGETS, adapters_of
 from align_jax.errors import InputError
 from align_jax.hub.fill import fill
 from align_jax.hub.match import Place, expand, places
@@ -179,9 +179,7 @@ def _sources(parts: Parts, shapes: Mapping[str, Any]) -> dict[str, _Source]:
   """The checkpoints of a model's parts, open and checked."""
   own = {}
   for part in parts.specs:
-    prefix = f"{part}/" if part else ""
-    own[part] = {p.removeprefix(prefix): s for p, s in shapes.items()
-                 if p.startswith(prefix) and not is_adapter(p)}
+    own[part] = parts.specs[part].held(shapes, f"{part}/" if part else "")
   opened = check_parts(parts.specs, own)
   return {part: _Source(spec, *opened[part], places(spec.family, own[part]))
           for part, spec in parts.specs.items()}

@@ -163,20 +163,38 @@ def test_nothing_to_answer(world):
     Generator(model, params, [])
 
 
-def test_keys_that_turn_wrong_are_refused(world):
+def _longrope(world, limit: int):
+  """The same world; all keys change beyond so many positions."""
   model, params, prompts, read, _ = world
   config = model.decoder.config
   half = config.head_width // 2
   long = dataclasses.replace(config, rope_scaling=LongRope(
-      (1.0,) * half, (2.0,) * half, 8, 1.0))
-  model = model.clone(decoder=long.make())
+      (1.0,) * half, (3.0,) * half, limit, 1.1))
+  return model.clone(decoder=long.make()), params, prompts, read
+
+
+def test_longrope_answers_that_cross_its_limit_are_read_anew(world):
+  lengths = sorted(len(p.tokens) for p in world[2])
+  limit = lengths[len(lengths) // 2] + 1
+  model, params, prompts, read = _longrope(world, limit)
+  prompts = sorted(prompts, key=lambda p: len(p.tokens))[::4]
+  want = [tiny.greedy_slowly(model, params, p, read, NEW) for p in prompts]
+  ends = [len(p.tokens) + len(w) for p, w in zip(prompts, want)]
+  assert lengths[-1] > limit  # some begin beyond, and some cross
+  assert any(len(p.tokens) <= limit < end for p, end in zip(prompts, ends))
+  assert Generator(model, params, [tiny.STOP]).generate(
+      prompts, read, NEW) == want
+
+
+def test_choices_that_cross_longropes_limit_are_refused(world):
+  longest = max(len(p.tokens) for p in world[2])
+  model, params, prompts, read = _longrope(world, longest)
   generator = Generator(model, params, [tiny.STOP])
-  longest = max(len(p.tokens) for p in prompts)
-  with pytest.raises(InputError, match=f"a prompt of {longest} tokens and 5 "
-                                       "more pass the 8 positions"):
-    generator.generate(prompts, read, NEW)
-  with pytest.raises(InputError, match="and 2 more pass the 8"):
+  with pytest.raises(InputError, match=f"a prompt of {longest} tokens and 2 "
+                                       f"more pass the {longest} positions"):
     generator.score(prompts, [[1, 2], [3]], read)
+  with pytest.raises(InputError, match="read anew for each beam"):
+    generator.generate(prompts, read, NEW, beam=Beam(2))
 
 
 def _prompt(tokens, visual=None, key=0):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 import transformers
@@ -144,7 +145,8 @@ def logits_of(run: Any, images: list[Any], words: str) -> np.ndarray:
   renderer = run.renderer
   _, places = run.reader.places(images, renderer.tokens_per_image,
                                 renderer.frame)
-  rendered = renderer.prompt(question(words, images), places)
+  example = question(words, images)
+  rendered = renderer.prompt(example, places)
   pixels, boxes = run.read(images)
   n = len(rendered)
   specials = len(pixels) * run.parts.tokens_per_image
@@ -154,6 +156,13 @@ def logits_of(run: Any, images: list[Any], words: str) -> np.ndarray:
       tokens=rendered.tokens[None], visual_index=index[None].astype(np.int32),
       positions=np.arange(n)[None], segment_ids=np.ones((1, n), np.int32),
       images=pixels[None], image_boxes=boxes[None],
-      image_segment_ids=np.ones((1, len(pixels)), np.int32))
-  out = run.model.apply({"params": run.params}, batch)
-  return np.asarray(out["hidden"][0] @ np.asarray(out["head_vd"]).T)
+      image_segment_ids=np.ones((1, len(pixels)), np.int32),
+      extras={name: np.asarray(x)[None, None]
+              for name, x in run.extras(example).items()})
+  # As one program: op by op, each would be compiled alone.
+  return np.asarray(jax.jit(lambda params, batch: run.model.apply(
+      {"params": params}, batch, method=_logits)[0])(run.params, batch))
+
+
+def _logits(model: Any, batch: Any) -> Any:
+  return model.logits(model(batch)["hidden"])

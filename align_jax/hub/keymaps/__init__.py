@@ -41,6 +41,8 @@ class Family:
     resamples: whether a tower reads images of the size that the processor
       beside it gives, resampling the position embeddings to it.
     models: such as, for people.
+    written_as: the model_type that it is written as, where it is found inside
+      another's model alone.
     compose: config.json -> the family of a whole model, whose parts depend on
       it; None where one family serves every config.
   """
@@ -53,6 +55,7 @@ class Family:
   parts: Mapping[str, "Part"] = dataclasses.field(default_factory=dict)
   resamples: bool = False
   models: str = ""
+  written_as: str = ""
   compose: Callable[[dict[str, Any]], "Family"] | None = None
 
 
@@ -87,11 +90,15 @@ FAMILIES = Registry("model_type", {
     "clip_vision_model": "align_jax.hub.keymaps.clip:CLIP_VISION",
     "siglip": "align_jax.hub.keymaps.siglip:SIGLIP",
     "siglip_vision_model": "align_jax.hub.keymaps.siglip:SIGLIP_VISION",
+    "aimv2_vision_model": "align_jax.hub.keymaps.aimv2:AIMV2_VISION",
     "dinov2": "align_jax.hub.keymaps.dinov2:DINOV2",
     "dinov2_with_registers":
         "align_jax.hub.keymaps.dinov2:DINOV2_REGISTERS",
-    "instructblip": "align_jax.hub.keymaps.eva:INSTRUCTBLIP",
-    "blip-2": "align_jax.hub.keymaps.eva:BLIP2",
+    "instructblip": "align_jax.hub.keymaps.blip:INSTRUCTBLIP",
+    "blip-2": "align_jax.hub.keymaps.blip:BLIP2",
+    "ovis2": "align_jax.hub.keymaps.ovis2:OVIS2",
+    "idefics2": "align_jax.hub.keymaps.idefics2:IDEFICS2",
+    "internvl": "align_jax.hub.keymaps.internvl:INTERNVL",
     "instructblip_vision_model":
         "align_jax.hub.keymaps.eva:INSTRUCTBLIP_VISION",
     "blip_2_vision_model": "align_jax.hub.keymaps.eva:BLIP2_VISION",

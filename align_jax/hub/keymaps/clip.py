@@ -211,7 +211,8 @@ def write_config(config: DualConfig) -> dict[str, Any]:
 
 
 # What a plain tower is; a family names in what its own may differ.
-_PLAIN = dict(qkv_bias=True, gated=False, layer_scale=False, registers=0,
+_PLAIN = dict(qkv_bias=True, biases=True, rms=False, patch_norm=False,
+              gated=False, layer_scale=False, registers=0,
               mask_token=False, head=False, learnt_size=0)
 
 
@@ -237,6 +238,7 @@ _IGNORED = (r"embeddings\.position_ids$",)
 
 CLIP_VISION = Family(
     kind="clip",
+    models="CLIP B/32, B/16, L/14, L/14-336",
     rules=VISION_RULES,
     read_config=read_vision_config,
     write_config=write_vision_config,
@@ -256,6 +258,7 @@ CLIP_TEXT = Family(
 
 CLIP = Family(
     kind="clip",
+    models="CLIP with its text side",
     rules=RULES,
     read_config=read_config,
     write_config=write_config,

@@ -156,6 +156,7 @@ def write_registers_config(config: ViTConfig) -> dict[str, Any]:
 
 DINOV2 = Family(
     kind="dinov2",
+    models="DINOv2",
     rules=RULES,
     read_config=read_config,
     write_config=write_config,
@@ -164,6 +165,7 @@ DINOV2 = Family(
 
 DINOV2_REGISTERS = Family(
     kind="dinov2",
+    models="DINOv2 with registers",
     rules=RULES,
     read_config=read_registers_config,
     write_config=write_registers_config,

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from align_jax.hub.foreign_config import Fields, ForeignConfigError
-from align_jax.hub.keymaps import Family, Part
+from align_jax.hub.foreign_config import Fields
+from align_jax.hub.keymaps import Family
 from align_jax.hub.keymaps.clip import (
     BLOCK_RULES,
     block_sizes,
@@ -68,6 +68,7 @@ def _writer(model_type: str, architecture: str
 def _family(model_type: str, architecture: str) -> Family:
   return Family(
       kind="eva",
+      models="EVA-CLIP ViT-g, as there",
       rules=RULES,
       read_config=read_config,
       write_config=_writer(model_type, architecture),
@@ -79,22 +80,3 @@ def _family(model_type: str, architecture: str) -> Family:
 INSTRUCTBLIP_VISION = _family("instructblip_vision_model",
                               "InstructBlipVisionModel")
 BLIP2_VISION = _family("blip_2_vision_model", "Blip2VisionModel")
-
-
-def _whole(model_type: str, vision: Family) -> Family:
-  """A model of which the tower alone is read."""
-
-  def refuse(config: Any) -> Any:
-    del config
-    raise ForeignConfigError(
-        f"of a {model_type!r} model the tower alone is implemented: name it as "
-        "a tower (load_tower, model.tower.weights)")
-
-  return Family(kind=model_type, rules={}, read_config=refuse,
-                write_config=refuse,
-                parts={"tower": Part(vision, "vision_config",
-                                     "vision_model.")})
-
-
-INSTRUCTBLIP = _whole("instructblip", INSTRUCTBLIP_VISION)
-BLIP2 = _whole("blip-2", BLIP2_VISION)

@@ -67,4 +67,5 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 GEMMA = dataclasses.replace(
-    LLAMA, kind="gemma", read_config=read_config, write_config=write_config)
+    LLAMA, kind="gemma", models="Gemma",
+    read_config=read_config, write_config=write_config)

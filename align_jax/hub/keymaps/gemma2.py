@@ -75,5 +75,6 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 GEMMA2 = dataclasses.replace(
-    LLAMA, kind="gemma2", rules=LLAMA.rules | NORM_RULES,
+    LLAMA, kind="gemma2", models="Gemma 2",
+    rules=LLAMA.rules | NORM_RULES,
     read_config=read_config, write_config=write_config)

@@ -96,7 +96,8 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 GEMMA3_TEXT = dataclasses.replace(
-    LLAMA, kind="gemma3_text", rules=LLAMA.rules | NORM_RULES | QK_NORM_RULES,
+    LLAMA, kind="gemma3_text", models="Gemma 3 (text)",
+    rules=LLAMA.rules | NORM_RULES | QK_NORM_RULES,
     read_config=read_config, write_config=write_config)
 
 
@@ -106,7 +107,8 @@ def _refuse(_: Any) -> Any:
 
 
 GEMMA3 = Family(
-    kind="gemma3", rules={}, read_config=_refuse, write_config=_refuse,
+    kind="gemma3", models="Gemma 3 with its tower", rules={},
+    read_config=_refuse, write_config=_refuse,
     # The names inside a running model, which some versions wrote.
     rename=((r"^model\.language_model\.", "language_model.model."),
             (r"^lm_head\.", "language_model.lm_head.")),

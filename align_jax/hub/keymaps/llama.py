@@ -107,6 +107,7 @@ LLAMA = Family(
     rename=((r"^(?!model\.|lm_head\.)", "model."),),
     # Written by some versions; a tied head is written by some, too.
     ignored=(r"rotary_emb\.inv_freq$", r"^lm_head\.weight$"),
+    models="Llama 2, 3, 3.1, 3.2, Vicuna, SmolLM2",
 )
 
 LLAMA_GGUF = dataclasses.replace(

@@ -13,6 +13,7 @@ Written as transformers 5.23 writes it; also read are the names of 4.x
 
 import dataclasses
 import re
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,10 @@ class LlavaConfig:
   image_token: int = 32_000
   activation: str = "gelu"
   grid: tuple[tuple[int, int], ...] = ()
+
+  # As of any whole model, see `whole_config.WholeConfig`.
+  template = "processor"
+  files = types.MappingProxyType({})
 
   @property
   def connector(self) -> str:

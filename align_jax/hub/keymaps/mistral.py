@@ -50,4 +50,5 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 MISTRAL = dataclasses.replace(
-    LLAMA, kind="mistral", read_config=read_config, write_config=write_config)
+    LLAMA, kind="mistral", models="Mistral",
+    read_config=read_config, write_config=write_config)

@@ -93,5 +93,6 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 PHI3 = dataclasses.replace(
-    LLAMA, kind="phi3", rules=LLAMA.rules | RULES,
+    LLAMA, kind="phi3", models="Phi-3",
+    rules=LLAMA.rules | RULES,
     read_config=read_config, write_config=write_config)

@@ -71,4 +71,5 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 QWEN2 = dataclasses.replace(
-    LLAMA, kind="qwen2", read_config=read_config, write_config=write_config)
+    LLAMA, kind="qwen2", models="Qwen2, Qwen2.5",
+    read_config=read_config, write_config=write_config)

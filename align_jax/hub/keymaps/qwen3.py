@@ -41,5 +41,6 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 QWEN3 = dataclasses.replace(
-    LLAMA, kind="qwen3", rules=LLAMA.rules | QK_NORM_RULES,
+    LLAMA, kind="qwen3", models="Qwen3",
+    rules=LLAMA.rules | QK_NORM_RULES,
     read_config=read_config, write_config=write_config)

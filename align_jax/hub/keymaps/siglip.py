@@ -162,6 +162,7 @@ _IGNORED = (r"embeddings\.position_ids$",)
 
 SIGLIP_VISION = Family(
     kind="siglip",
+    models="SigLIP base, so400m; SigLIP2 of fixed resolution",
     rules=VISION_RULES,
     read_config=read_vision_config,
     write_config=write_vision_config,
@@ -183,6 +184,7 @@ SIGLIP_TEXT = Family(
 
 SIGLIP = Family(
     kind="siglip",
+    models="the same with the text side",
     rules=RULES,
     read_config=read_config,
     write_config=write_config,
