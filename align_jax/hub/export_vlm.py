@@ -248,6 +248,11 @@ def write_processor(run: Any, token: ImageToken, folder: Path,
         "do_center_crop": False}
     plain.pop("image_processor_type")
     images = transformers.CLIPImageProcessorPil(**plain)
+  elif hasattr(images, "crop_to_patches"):
+    # Ovis2's says beside the pixels how it cut them, which no LLaVA takes.
+    images = transformers.CLIPImageProcessorPil(
+        size=dict(images.size), resample=images.resample,
+        do_center_crop=False)
   images.image_mean, images.image_std = list(config.mean), list(config.std)
   template = _BLIP if run.renderer.template == "blip" else (
       run.renderer.chat_template)

@@ -32,12 +32,14 @@ def scaled(model: Any, seed: int) -> Any:
   with torch.no_grad():
     for name, weight in model.named_parameters():
       if weight.ndim == 1:
-        weight.normal_(float("norm" in name and "bias" not in name), 0.3,
-                       generator=generator)
-      elif "embed" in name or "lm_head" in name or "newline" in name:
+        scale = "norm" in name.lower() and "bias" not in name
+        weight.normal_(float(scale), 0.3, generator=generator)
+      elif any(part in name for part in ("embed", "lm_head", "newline",
+                                         "query_tokens")):
         weight.normal_(0.0, 0.5, generator=generator)
       else:
-        gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
+        gain = 2.0 if any(part in name for part in (
+            "q_proj", "k_proj", "query.weight", "key.weight")) else 1.0
         weight.normal_(0.0, gain * weight[0].numel() ** -0.5,
                        generator=generator)
   return model.eval()

@@ -112,7 +112,8 @@ def test_what_makes_them_differ_matters(folders: Any) -> None:
     assert np.abs(changed - want).max() > 1e-2, path
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", [
+    "instructblip", pytest.param("ovis2", marks=pytest.mark.slow)])
 def test_the_verbs_take_the_folder(
     name: str, folders: Any, tmp_path: Path, capsys: Any,
     monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +124,12 @@ def test_the_verbs_take_the_folder(
                "--max-new-tokens", "8", "--json"]) == 0
   said = json.loads(capsys.readouterr().out)["answer"]
   assert said == hf.theirs(model, processor, [hf.picture(20, 14)], WORDS)[0]
+  assert main(["inspect", "run", str(folder), "--image", "a.png",
+               "--json"]) == 0
+  assert Path(json.loads(capsys.readouterr().out)["report"]).is_file()
+  assert main(["evaluate", str(folder), "--task", "easy_vqa", "--limit", "8",
+               "--no-probe", "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["n"] == 8
 
 
 def parts(folder: Path, decoder: Any = None,
