@@ -241,6 +241,27 @@ def test_plain_bos_only_where_the_tokenizer_adds_one():
   np.testing.assert_array_equal(added.tokens[1:], without.tokens)
 
 
+def test_blip_has_images_then_bos_then_the_words():
+  from tokenizers.processors import TemplateProcessing
+  tokenizer = word_tokenizer(None)
+  tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+      single="<|im_start|> $A",
+      special_tokens=[("<|im_start|>", tokenizer.bos_token_id)])
+  renderer = Renderer(tokenizer, "blip", 2)
+  case = example("<image><image>\nwhat color", "blue", "not red", "yes",
+                 images=2)
+  r = renderer(case)
+  assert r.visual.tolist() == [0, 1, 2, 3] + [-1] * 9
+  words = tokenizer.convert_ids_to_tokens(r.tokens[4:].tolist())
+  assert words == ["<|im_start|>", "what", " color", " blue", "<|im_end|>",
+                   " not", " red", " yes", "<|im_end|>"]
+  said = [words[i + 1] for i in np.flatnonzero(r.loss_weights[4:])]
+  assert said == [" blue", "<|im_end|>", " yes", "<|im_end|>"]
+  asked = renderer.prompt(example("<image>\nwhat color", images=1))
+  assert asked.visual.tolist() == [0, 1, -1, -1, -1]
+  assert asked.tokens[2:].tolist() == r.tokens[4:7].tolist()
+
+
 def test_learned_tokens_stand_after_bos_and_are_not_supervised():
   from tokenizers.processors import TemplateProcessing
   tokenizer = word_tokenizer(None)
