@@ -70,8 +70,8 @@ def _logits(model, params, batch):
 def logits_slowly(model, params, prompt: Prompt, read, answer=()):
   """f32[n + len(answer), V]: one row, no cache.
 
-  The row goes on to a fixed length, for the compiler's sake; what stands
-  before cannot see what comes after.
+  The row goes on to a fixed length, for the compiler's sake; what comes after
+  is padding.
   """
   tokens = np.concatenate([prompt.tokens, np.array(answer, int)])
   n = len(tokens)
@@ -84,7 +84,7 @@ def logits_slowly(model, params, prompt: Prompt, read, answer=()):
       "tokens": fill(tokens.astype(np.int32), 0),
       "visual_index": fill(prompt.visual, -1),
       "positions": np.arange(LONGEST)[None],
-      "segment_ids": np.ones((1, LONGEST), int),
+      "segment_ids": (np.arange(LONGEST)[None] < n).astype(int),
       "images": images[None], "image_boxes": boxes[None],
       "image_segment_ids": np.full(
           (1, len(images)), int(prompt.images is not None))}
