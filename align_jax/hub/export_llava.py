@@ -94,6 +94,8 @@ def refusal(merged: Any) -> str:
   if takes_normed(merged.parts.model.tower.config, model.tower.layer):
     return ("the model reads its tower's features after the last norm, LLaVA "
             "before it")
+  if merged.config.data.tiling.kind or model.newline:
+    return "the model's images are cut into tiles"
   if model.prompt_tokens:
     return f"the model has {model.prompt_tokens} learned prompt tokens"
   return ""

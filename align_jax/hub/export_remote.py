@@ -43,7 +43,7 @@ def export_remote(run: Any, merged: Any, folder: Path,
   form = form_of(kind, module)
   if model.prompt_tokens:
     raise InputError(f"learned prompt tokens have no torch form in {CODE.name}")
-  if run.tiling is not None:
+  if merged.config.data.tiling.kind or model.newline:
     raise InputError(f"images cut into tiles have no torch form in {CODE.name}")
   config = merged.parts.model.tower.config
   options = form.options(module, Sizes(

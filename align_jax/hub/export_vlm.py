@@ -217,7 +217,9 @@ def with_rows(tensors: Sequence[Tensor], keys: Sequence[str],
 
 def tokens_of_image(parts: Any) -> int:
   """How many tokens one image takes, those around it included."""
-  return parts.tokens_per_image + sum(map(len, parts.around))
+  frame = parts.frame
+  return parts.tokens_per_image + sum(map(len, (
+      frame.before, frame.whole, frame.after)))
 
 
 def write_processor(run: Any, token: ImageToken, folder: Path,

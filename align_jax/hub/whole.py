@@ -89,14 +89,8 @@ def checkpoint_run(weights: str | Path, dtype: Any = jnp.float32,
   model = model_config(weights, dtype)
   config = Config(
       name=name_of(weights), model=model,
-      data=DataConfig(template=spec.config.template, tiling=TilingConfig(
-          *spec.config.tiling)), stages=(),
-      eval=EvalConfig(max_new_tokens=32))
-  if processor_fields(spec.path).get("crop_to_patches") and not (
-      config.data.tiling.kind):
-    raise InputError(
-        f"{weights}: its image processor cuts images into tiles "
-        "(crop_to_patches), which is not implemented for this model")
+      data=DataConfig(template=spec.config.template, tiling=_tiling(spec)),
+      stages=(), eval=EvalConfig(max_new_tokens=32))
   return Run(
       workdir=Path("runs") / "hub" / config.name, config=config,
       parts=build(model, layout), params=None, step=0, ends=_ends(spec))
@@ -118,6 +112,23 @@ def _whole(weights: str | Path) -> Spec:
                      "vision-language model; load a tower with load_tower, a "
                      "language model with load_decoder")
   return spec
+
+
+def _tiling(spec: Spec) -> TilingConfig:
+  """How images are cut, as config and image processor have it.
+
+  Raises:
+    InputError: a way that is not implemented for this model.
+  """
+  given = processor_fields(spec.path)
+  if not given.get("crop_to_patches"):
+    return TilingConfig(*spec.config.tiling)
+  if not spec.config.crops or not given.get("use_covering_area_grid", True):
+    raise InputError(
+        f"{spec.path}: its image processor cuts images into tiles "
+        "(crop_to_patches) in a way that is not implemented")
+  return TilingConfig(spec.config.crops,
+                      {"max_tiles": given.get("max_patches", 12)})
 
 
 def _ends(spec: Spec) -> tuple[int, ...]:
