@@ -81,36 +81,6 @@ class Coverage:
             np.asarray([box for _, box in found], np.int32))
 
 
-class Stretched(Coverage):
-  """The same number of tiles, as transformers' Ovis2 cuts them.
-
-  The whole image is stretched over the grid, and nothing is left empty. The
-  grid lies the other way round: rows of cells are columns of tiles
-  (transformers 5.23, models/ovis2, `crop_image_to_patches`).
-  """
-
-  def __init__(self, max_tiles: int = 12, threshold: float = 0.9):
-    super().__init__(max_tiles, threshold)
-
-  def grid(self, height: int, width: int, side: int) -> tuple[int, int]:
-    """(rows, columns) of tiles."""
-    return super().grid(height, width, side)[::-1]
-
-  def tiles(self, picture: Image.Image,
-            side: int) -> tuple[np.ndarray, np.ndarray]:
-    """See `Tiling`."""
-    width, height = picture.size
-    rows, columns = self.grid(height, width, side)
-    large = np.asarray(picture.resize((columns * side, rows * side),
-                                      Image.BICUBIC))
-    pixels = large.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
-    pixels = pixels.reshape(-1, side, side, 3)
-    if len(pixels) > 1:
-      small = np.asarray(picture.resize((side, side), Image.BICUBIC))
-      pixels = np.concatenate([small[None], pixels])
-    return pixels, np.tile(np.int32([0, 0, side, side]), (len(pixels), 1))
-
-
 def _cells(height: int, width: int, grid: tuple[int, int]) -> list[Box]:
   """Row by row; what does not divide goes to the last row and column."""
   rows, columns = grid

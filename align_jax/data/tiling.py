@@ -7,7 +7,6 @@ the row's bank. A config names one, `data.tiling = dict(kind=, options=)`.
 
   anyres    LLaVA-NeXT: the whole image small, then a grid of tiles row by row
   coverage  Ovis 1.6: as few tiles as show nine tenths of the image
-  stretched transformers' Ovis2: as many tiles, each filled
 """
 
 import math
@@ -23,7 +22,6 @@ from align_jax.registry import Registry, nearest
 TILINGS = Registry("tiling", {
     "anyres": "align_jax.data.tiling:Anyres",
     "coverage": "align_jax.data.coverage:Coverage",
-    "stretched": "align_jax.data.coverage:Stretched",
 })
 
 

@@ -115,20 +115,16 @@ def _whole(weights: str | Path) -> Spec:
 
 
 def _tiling(spec: Spec) -> TilingConfig:
-  """How images are cut, as config and image processor have it.
+  """How images are cut.
 
   Raises:
-    InputError: a way that is not implemented for this model.
+    InputError: the image processor cuts them in another way.
   """
-  given = processor_fields(spec.path)
-  if not given.get("crop_to_patches"):
-    return TilingConfig(*spec.config.tiling)
-  if not spec.config.crops or not given.get("use_covering_area_grid", True):
+  if processor_fields(spec.path).get("crop_to_patches"):
     raise InputError(
         f"{spec.path}: its image processor cuts images into tiles "
-        "(crop_to_patches) in a way that is not implemented")
-  return TilingConfig(spec.config.crops,
-                      {"max_tiles": given.get("max_patches", 12)})
+        "(crop_to_patches), which is not implemented for this model")
+  return TilingConfig(*spec.config.tiling)
 
 
 def _ends(spec: Spec) -> tuple[int, ...]:

@@ -274,33 +274,13 @@ def test_sam_grows_out_of_instructblips_qformer(folders: Any) -> None:
                       connector=wrong))
 
 
-def test_ovis2_in_tiles(tmp_path: Path) -> None:
-  """Marks between tiles and rows of them; pixels as transformers cuts them."""
-  model, processor = hf.ovis2(tmp_path, tiles=6)
-  run = align_jax.load_vlm(tmp_path)
-  for size in ((8, 8), (9, 30), (40, 11), (31, 33), (13, 8), (64, 48)):
-    image = hf.picture(*size)
-    want = processor.image_processor(
-        image, do_rescale=False, do_normalize=False, return_tensors="np")
-    pixels, _ = run.read([image])
-    np.testing.assert_array_equal(
-        pixels.transpose(0, 3, 1, 2), want["pixel_values"])
-  images = [hf.picture(40, 11), hf.picture(24, 20, 1)]
-  said, want = hf.theirs(model, processor, images, WORDS)
-  got = hf.logits_of(run, images, WORDS)
-  assert got.shape == want.shape
-  assert np.abs(got - want).max() / max(1, want.std()) < 1e-4
-  assert run.generate(images, WORDS, max_new_tokens=8) == said
-
-
-def test_tiles_of_another_kind_are_refused(folders: Any,
-                                           tmp_path: Path) -> None:
+def test_tiles_that_would_be_ignored_are_refused(
+    folders: Any, tmp_path: Path) -> None:
   import shutil
   shutil.copytree(folders("ovis2")[0], tmp_path / "in")
   file = tmp_path / "in" / "processor_config.json"
   given = json.loads(file.read_text())
-  given["image_processor"] |= dict(crop_to_patches=True,
-                                   use_covering_area_grid=False)
+  given["image_processor"] |= dict(crop_to_patches=True)
   file.write_text(json.dumps(given))
   with pytest.raises(InputError, match="cuts images into tiles"):
     align_jax.load_vlm(tmp_path / "in")

@@ -57,7 +57,7 @@ class LlavaConfig:
   grid: tuple[tuple[int, int], ...] = ()
 
   # As of any whole model, see `whole_config.WholeConfig`.
-  template, crops = "processor", ""
+  template = "processor"
   files = types.MappingProxyType({})
 
   @property

@@ -78,7 +78,7 @@ def read_config(raw: Mapping[str, Any]) -> WholeConfig:
     fields.refuse("visual_indicator_token_ids", ids, ("5 of them",))
   found["options"] = fields.section(options_of, dict(raw))
   return fields.finish(WholeConfig if all(found.values()) else dict,
-                       found | dict(connector="ovis", crops="stretched"))
+                       found | dict(connector="ovis"))
 
 
 def compose(raw: Mapping[str, Any]) -> Family:

@@ -30,7 +30,6 @@ class WholeConfig:
       config.json.
     tiling: the strategy that cuts images, see data/tiling.py, and its
       options; "" for none.
-    crops: the strategy where the image processor says crop_to_patches.
   """
   tower: Any
   decoder: Any
@@ -41,7 +40,6 @@ class WholeConfig:
   template: str = "processor"
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   tiling: tuple[str, Mapping[str, Any]] = ("", {})
-  crops: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
