@@ -168,8 +168,9 @@ def _switches(c: DecoderConfig) -> dict[str, dict[str, Any]]:
   if isinstance(s, LongRope):
     off["long"] = change(long=s.short)
   if isinstance(s, YarnScaling):
-    off["beta_fast"] = change(beta_fast=s.beta_fast / 2)
-    off["beta_slow"] = change(beta_slow=s.beta_slow / 2)
+    # So far that their boundaries, which are rounded, are others.
+    off["beta_fast"] = change(beta_fast=s.beta_fast / 16)
+    off["beta_slow"] = change(beta_slow=s.beta_slow / 16)
   return off
 
 

@@ -7,6 +7,7 @@ language model alone is read.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from align_jax.decoders.transformer import DecoderConfig
@@ -23,6 +24,7 @@ from align_jax.hub.keymaps.decoder_config import (
 from align_jax.hub.keymaps.gemma2 import NORM_RULES
 from align_jax.hub.keymaps.llama import LLAMA
 from align_jax.hub.keymaps.qwen3 import QK_NORM_RULES
+from align_jax.hub.keymaps.whole_config import tied_as
 
 DEFAULTS = dict(
     vocab_size=262_208, width=2304, layers=26, heads=8, kv_heads=4,
@@ -106,11 +108,17 @@ def _refuse(_: Any) -> Any:
                    "is implemented; load its decoder")
 
 
-GEMMA3 = Family(
-    kind="gemma3", models="Gemma 3 with its tower", rules={},
-    read_config=_refuse, write_config=_refuse,
-    # The names inside a running model, which some versions wrote.
-    rename=((r"^model\.language_model\.", "language_model.model."),
-            (r"^lm_head\.", "language_model.lm_head.")),
-    parts={"decoder": Part(GEMMA3_TEXT, "text_config", "language_model.")},
-)
+def compose(raw: Mapping[str, Any]) -> Family:
+  """The language model, its head tied where the whole config.json says so."""
+  return Family(
+      kind="gemma3", models="Gemma 3 with its tower", rules={},
+      read_config=_refuse, write_config=_refuse,
+      # The names inside a running model, which some versions wrote.
+      rename=((r"^model\.language_model\.", "language_model.model."),
+              (r"^lm_head\.", "language_model.lm_head.")),
+      parts={"decoder": Part(tied_as(raw, GEMMA3_TEXT), "text_config",
+                             "language_model.")},
+      compose=compose)
+
+
+GEMMA3 = compose({})
