@@ -16,7 +16,7 @@ from align_jax.data.english import English
 from align_jax.data.icon_scenes import IconScenes, answers, concepts
 from align_jax.errors import InputError
 from align_jax.evals import alignment
-from align_jax.evals.perplexity import perplexity
+from align_jax.evals.plain_text import text_perplexity
 from align_jax.evals.tasks import Item
 from align_jax.labels.known import foreground
 from align_jax.labels.store import Labels
@@ -26,8 +26,8 @@ from align_jax.objectives.words import read_words, word_tokens
 _DISTRACTORS = 1000
 # Scenes whose visual tokens are looked at.
 _LOOKED_AT = 200
-# Held-out tokens of English.
-_LEAST_TOKENS = 50_000
+# Tokens in a row of held-out English, no longer than rows of training.
+_ROW = 128
 
 
 class IconScenesTask:
@@ -118,9 +118,9 @@ class IconScenesTask:
     if labels := run.config.objective_options.get("sea", {}).get("labels"):
       found |= _teacher(labels)
     if self.english:
-      found |= perplexity(run.model.decoder, run.params["decoder"],
-                          run.renderer, English("held_out"),
-                          least=_LEAST_TOKENS)
+      found |= text_perplexity(
+          run.model.decoder, run.params["decoder"], run.tokenizer,
+          "\n".join(English("held_out").passages), length=_ROW)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,18 +9,12 @@ pytest.importorskip("fontawesomefree")
 
 from align_jax.data.bpe import train_bpe  # noqa: E402
 from align_jax.data.icon_scenes import IconScenes, concepts  # noqa: E402
-from align_jax.data.render import Renderer  # noqa: E402
-from align_jax.decoders.transformer import (  # noqa: E402
-  Decoder,
-  DecoderConfig,
-)
 from align_jax.errors import InputError  # noqa: E402
 from align_jax.evals.evaluation import Options, evaluate  # noqa: E402
 from align_jax.evals.icon_scenes import (  # noqa: E402
   IconScenesTask,
   distractors,
 )
-from align_jax.evals.perplexity import perplexity  # noqa: E402
 from align_jax.evals.prompts import Prompt  # noqa: E402
 from align_jax.evals.tasks import open_task  # noqa: E402
 from align_jax.objectives.words import word_tokens  # noqa: E402
@@ -111,31 +104,3 @@ def test_tokens_that_are_true_words_hit_every_time(task, tokenizer):
 def test_distractors_name_nothing_in_a_scene():
   words = distractors()
   assert len(set(words)) == 1000 and not set(words) & set(concepts())
-
-
-def test_perplexity_of_a_decoder_that_knows_nothing(tokenizer):
-  sizes = dict(vocab_size=len(tokenizer), width=8, layers=1, heads=1,
-               mlp_width=8)
-  decoder = Decoder(DecoderConfig(**sizes), dtype=np.float32)
-  tokens = np.zeros((1, 4), np.int32)
-  params = jax.jit(lambda key: decoder.init(
-      key, decoder_input(decoder), tokens, tokens + 1))(
-          jax.random.key(0))["params"]
-  blank = params | {"embed_vd": params["embed_vd"] * 0}
-  texts = IconScenes("text", "said", scenes=21)
-  renderer = Renderer(tokenizer, "plain", 1)
-  found = perplexity(decoder, blank, renderer, texts, rows=8)
-  assert found["perplexity"] == pytest.approx(len(tokenizer), rel=1e-4)
-  assert found["tokens"] == sum(renderer(texts[i]).n_labels
-                                for i in range(21))
-  # However texts are put together, each is read alone.
-  one = perplexity(decoder, params, renderer, texts, rows=8)
-  other = perplexity(decoder, params, renderer, texts, rows=3)
-  assert one["perplexity"] == pytest.approx(other["perplexity"], rel=1e-4)
-  assert one["perplexity"] != pytest.approx(len(tokenizer), rel=1e-3)
-  with pytest.raises(InputError, match="at least 9,999 are asked for"):
-    perplexity(decoder, params, renderer, texts, rows=8, least=9999)
-
-
-def decoder_input(decoder) -> np.ndarray:
-  return np.zeros((1, 4, decoder.config.width), np.float32)
