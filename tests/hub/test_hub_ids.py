@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from align_jax.cli.main import main
 from align_jax.decoders.transformer import DecoderConfig
 from align_jax.errors import InputError
 from align_jax.hub.faces import decoder_shapes, load_decoder
@@ -33,7 +34,7 @@ def cached(cache: Path, name: str, folder: Path, ref: str) -> Path:
   (home / "blobs").mkdir(exist_ok=True)
   (home / "refs").mkdir(exist_ok=True)
   (home / "refs" / ref).write_text(COMMITS[ref])
-  for file in folder.iterdir():
+  for file in (f for f in folder.iterdir() if f.is_file()):
     data = file.read_bytes()
     large = file.suffix == ".safetensors"
     digest = (hashlib.sha256 if large else hashlib.sha1)(data).hexdigest()
@@ -172,3 +173,29 @@ def test_a_run_keeps_its_revision(cache: Path, tmp_path: Path) -> None:
   (run / "result.json").unlink()
   train(validate(given), run, show=False)  # the same run, the same weights
   assert verify(run)["kind"] == "run"
+
+
+@pytest.mark.slow
+def test_the_verbs_take_an_id_for_a_run(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+  pytest.importorskip("torch")
+  from tests.hub import llava_folder as hf
+  home = tmp_path / "cache"
+  monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home))
+  monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+  hf.save(tmp_path / "in")
+  cached(home, "org/llava", tmp_path / "in", "v1")
+  hf.picture(20, 14).save(tmp_path / "a.png")
+  monkeypatch.chdir(tmp_path)
+  said = []
+  for run in ("in", "org/llava@v1"):
+    assert main(["generate", run, "--image", "a.png", "--prompt", "what ?",
+                 "--max-new-tokens", "4", "--json"]) == 0
+    said.append(json.loads(capsys.readouterr().out)["answer"])
+  assert said[0] == said[1]
+  assert main(["inspect", "run", run, "--image", "a.png", "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["report"] == (
+      "runs/hub/org--llava/inspect/report.html")
+  assert main(["evaluate", run, "--task", "easy_vqa", "--limit", "8",
+               "--no-probe", "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["n"] == 8
