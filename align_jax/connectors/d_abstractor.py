@@ -23,9 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax.connectors.grid import pool, side_of
+from align_jax.connectors.grid import pool, square_latents
 from align_jax.connectors.protocol import Connector, ConnectorOutput, Context
-from align_jax.errors import InputError
 from align_jax.ops.attention import attention
 from align_jax.ops.norms import layer_norm
 from align_jax.ops.stack import LayerStack
@@ -139,17 +138,9 @@ class DAbstractor(Connector):
   @classmethod
   def tokens_out(cls, patches: int, latents: int = 144,
                  **options: Any) -> int:
-    """M.
-
-    Raises:
-      InputError: M or P is not a square.
-    """
+    """M; see `square_latents`."""
     del options
-    side_of(patches, "d_abstractor")
-    if math.isqrt(latents) ** 2 != latents:
-      raise InputError(f"connector 'd_abstractor' lays its latents on a "
-                       f"square grid, not {latents} of them")
-    return latents
+    return square_latents(patches, latents, "d_abstractor")
 
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,

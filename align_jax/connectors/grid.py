@@ -39,6 +39,24 @@ def side_of(patches: int, connector: str, factor: int = 1) -> int:
   return side
 
 
+def square_latents(patches: int, latents: int, connector: str) -> int:
+  """M, of a connector whose latents lie on a square grid of their own.
+
+  Args:
+    patches: P, which make a square too.
+    latents: M.
+    connector: its name, for errors.
+
+  Raises:
+    InputError: M or P is not a square.
+  """
+  side_of(patches, connector)
+  if math.isqrt(latents) ** 2 != latents:
+    raise InputError(f"connector {connector!r} lays its latents on a square "
+                     f"grid, not {latents} of them")
+  return latents
+
+
 def fold(x: jax.Array, factor: int) -> jax.Array:
   """Joins `factor` x `factor` neighbours: f[...,P,C] -> f[...,P/f^2,f^2*C].
 

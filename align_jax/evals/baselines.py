@@ -56,3 +56,30 @@ def exchange(facts: Sequence[dict[str, frozenset[str]]],
           f"{' and '.join(mine)}; take more images")
     partners.append(rng.choice(others))
   return partners
+
+
+def exchange_sets(sizes: Sequence[int], seed: int = 0) -> list[int] | None:
+  """For each set of images another one of as many, where no facts are known.
+
+  Another one may by chance be answered alike: a blind score is then too high
+  and never too low.
+
+  Args:
+    sizes: images of each set; a set of none stays what it is.
+    seed: of the choice.
+
+  Returns:
+    The index of the set to show instead, for each; None where there are no
+    images, or a set is alone in its size.
+  """
+  alike: dict[int, list[int]] = defaultdict(list)
+  for number, size in enumerate(sizes):
+    alike[size].append(number)
+  partners = list(range(len(sizes)))
+  for size, members in alike.items():
+    if size and len(members) == 1:
+      return None
+    random.Random(f"exchange/{seed}/{size}").shuffle(members)
+    for mine, other in zip(members, members[1:] + members[:1]):
+      partners[mine] = other if size else mine
+  return partners if set(alike) != {0} else None

@@ -7,15 +7,14 @@ and what became of the language model.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from align_jax.data.english import English
 from align_jax.data.icon_scenes import IconScenes, answers, concepts
-from align_jax.errors import InputError
 from align_jax.evals import alignment
+from align_jax.evals.drawn import DrawnTask
 from align_jax.evals.plain_text import text_perplexity
 from align_jax.evals.tasks import Item
 from align_jax.labels.known import foreground
@@ -30,7 +29,7 @@ _LOOKED_AT = 200
 _ROW = 128
 
 
-class IconScenesTask:
+class IconScenesTask(DrawnTask):
   """Four questions on each of some scenes that nothing was trained on.
 
   Attributes:
@@ -40,19 +39,15 @@ class IconScenesTask:
     train_scenes: of the split "train", for the question prior.
     english: whether to measure perplexity.
   """
-  name, scorer, scoring, max_new_tokens = "icon_scenes", "exact", "both", 6
-  beam = None
-  answers: Sequence[str] = ()
+  name = "icon_scenes"
 
   def __init__(self, split: str = "test", scenes: int = 250,
                questions: int = 4, size: int = 96, train_scenes: int = 4000,
                english: bool = True):
-    if split == "train":
-      raise InputError("task icon_scenes: split 'train' is what was trained "
-                       "on; ask 'test' or 'validation'")
+    super().__init__(split)
     shape = dict(questions=questions, size=size)
     self.split, self.english = split, english
-    self._source = IconScenes(split, "questions", scenes, **shape)
+    self.source = IconScenes(split, "questions", scenes, **shape)
     train = IconScenes("train", "questions", train_scenes, **shape)
     self.n_images = scenes
     self.training = [q[1:] for scene in range(train_scenes)
@@ -63,24 +58,7 @@ class IconScenesTask:
              kind, index=scene * questions + number, closed=closed[kind])
         for scene in range(scenes)
         for number, (kind, asked, answer) in enumerate(
-            self._source.ask(scene))]
-
-  def example(self, item: Item) -> dict[str, Any]:
-    """<image>, the question, and the true answer as the last turn."""
-    return self._source[item.index]
-
-  def image(self, image: int) -> bytes:
-    """The PNG of a scene."""
-    return self._source.image(image)
-
-  def exchanged(self, seed: int) -> Sequence[int]:
-    """For each scene another one, the next of a random ring."""
-    ring = np.random.default_rng(seed).permutation(self.n_images)
-    partner = dict(zip(ring.tolist(), np.roll(ring, 1).tolist()))
-    return [partner[i] for i in range(self.n_images)]
-
-  def probe_images(self) -> None:
-    """Nothing is probed: a scene shows several things at once."""
+            self.source.ask(scene))]
 
   def measures(self, run: Any) -> dict[str, Any]:
     """Nearest words, gap, TACS and norms; perplexity of plain English.
@@ -105,7 +83,7 @@ class IconScenesTask:
     grid = round(tokens_itd.shape[1] ** 0.5)
     if grid * grid == tokens_itd.shape[1]:
       truth = [{place[w] for w in patch} for i in scenes
-               for patch in self._source.truth(i, grid)]
+               for patch in self.source.truth(i, grid)]
       found["hit_rate"] = alignment.hit_rate(
           alignment.nearest_words(flat, words_wd), truth)
       found["hit_chance"] = float(np.mean(
@@ -113,7 +91,7 @@ class IconScenesTask:
     if tokens_itd.shape[1] >= 10:
       found["tacs"] = float(np.mean([
           alignment.tacs(tokens_itd[i], table[run.tokenizer(
-              self._source.caption(i),
+              self.source.caption(i),
               add_special_tokens=False)["input_ids"]]) for i in scenes]))
     if labels := run.config.objective_options.get("sea", {}).get("labels"):
       found |= _teacher(labels)

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from align_jax.data.icon_sets import QUESTION, IconSets
-from align_jax.errors import InputError
+from align_jax.evals.baselines import exchange_sets
+from align_jax.evals.drawn import DrawnTask
 from align_jax.evals.tasks import Item
 
 
-class IconSetsTask:
+class IconSetsTask(DrawnTask):
   """One question on each set, whose companions no training set had.
 
   The likeliest of four names is the answer: the shared thing and one of each
@@ -22,17 +23,12 @@ class IconSetsTask:
     images: numbers of pictures.
     train_sets: of the split "train", for the question prior.
   """
-  name, scorer, scoring, max_new_tokens = (
-      "icon_sets", "exact", "likelihood", 6)
-  beam = None
-  answers: Sequence[str] = ()
+  name, scoring = "icon_sets", "likelihood"
 
   def __init__(self, split: str = "test", sets: int = 250,
                images: Sequence[int] = (2, 3, 4), size: int = 96,
                train_sets: int = 2000):
-    if split == "train":
-      raise InputError("task icon_sets: split 'train' is what was trained "
-                       "on; ask 'test' or 'validation'")
+    super().__init__(split)
     self._sources = [IconSets(split, "images", sets, n, size) for n in images]
     self.sets, self.n_images = sets, sets * len(images)
     train = IconSets("train", sets=train_sets)
@@ -56,17 +52,10 @@ class IconSetsTask:
     source = self._sources[image // self.sets]
     return [source.image(image % self.sets, i) for i in range(source.images)]
 
-  def exchanged(self, seed: int) -> Sequence[int]:
-    """For each set the next in a random ring of those of its size."""
-    partners = []
-    for first in range(0, self.n_images, self.sets):
-      ring = np.random.default_rng(seed).permutation(self.sets) + first
-      partner = dict(zip(ring.tolist(), np.roll(ring, 1).tolist()))
-      partners += [partner[first + i] for i in range(self.sets)]
-    return partners
-
-  def probe_images(self) -> None:
-    """Nothing is probed: a picture shows several things at once."""
+  def exchanged(self, seed: int) -> Sequence[int] | None:
+    """For each set another one of as many pictures."""
+    return exchange_sets([s.images for s in self._sources
+                          for _ in range(self.sets)], seed)
 
   def measures(self, run: Any) -> dict[str, float]:
     """`chance`, of four choices."""

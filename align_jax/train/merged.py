@@ -27,7 +27,7 @@ from align_jax.parallel.layout import Layout
 from align_jax.train import manifest
 from align_jax.train.checkpoint import Checkpoints, save_arrays
 from align_jax.train.restore import fitting_mesh, run_config
-from align_jax.train.select import base, cut, split_keys, trainables
+from align_jax.train.select import base, cut, split, trainables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ def of_run(workdir: str | Path) -> Merged:
   shapes = param_shapes(parts, mesh, patterns)
   index = checkpoints.meta(step)["stage"]
   rates = [trainables(shapes, s.train) for s in config.stages[:index + 1]]
-  trained, frozen = split_keys(shapes, rates[index])
+  trained, frozen = split(shapes, rates[index])
   earlier = {base(k) for r in rates[:index] for k in r}
   kept = {p: s for p, s in frozen.items()
           if manifest.must_keep(p, origins, earlier)}

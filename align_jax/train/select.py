@@ -105,35 +105,25 @@ def trainables(shapes: Mapping[str, Any],
 
 def split(params: Mapping[str, Any],
           keys: Iterable[str]) -> tuple[Flat, Flat]:
-  """Flat parameters -> (trained, frozen); a cut stack is in both."""
+  """Flat parameters, or their shapes, -> (trained, frozen).
+
+  A cut stack is in both.
+  """
   trained: Flat = {}
   frozen = dict(params)
   for key in keys:
     layers = cut(key)
-    if layers is None:
-      trained[key] = frozen.pop(key)
-    else:
-      # No rule shards the layer axis, so the cut lies as its stack does.
-      stack = params[base(key)]
-      trained[key] = jax.jit(lambda x, layers=layers: x[layers],
-                             out_shardings=stack.sharding)(stack)
+    trained[key] = (frozen.pop(key) if layers is None
+                    else _rows(params[base(key)], layers))
   return trained, frozen
 
 
-def split_keys(shapes: Mapping[str, jax.ShapeDtypeStruct],
-               keys: Iterable[str]) -> tuple[Flat, Flat]:
-  """`split` of shapes alone."""
-  trained: Flat = {}
-  frozen = dict(shapes)
-  for key in keys:
-    layers = cut(key)
-    if layers is None:
-      trained[key] = frozen.pop(key)
-    else:
-      stack = shapes[base(key)]
-      trained[key] = stack.update(
-          shape=(layers.stop - layers.start, *stack.shape[1:]))
-  return trained, frozen
+def _rows(stack: Any, layers: slice) -> Any:
+  if isinstance(stack, jax.ShapeDtypeStruct):
+    return stack.update(
+        shape=(layers.stop - layers.start, *stack.shape[1:]))
+  # No rule shards the layer axis, so the cut lies as its stack does.
+  return jax.jit(lambda x: x[layers], out_shardings=stack.sharding)(stack)
 
 
 def merge(trained: Mapping[str, jax.Array],

@@ -1,10 +1,13 @@
 """Tiny random decoders of transformers, one a family, and how to ask them."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+
+from align_jax.hub.faces import LoadedDecoder
 
 torch.set_num_threads(1)  # tiny models: threads only wait for each other
 
@@ -119,3 +122,17 @@ def greedy(model: Any, tokens: np.ndarray, mask: np.ndarray, count: int
 def difference(ours: Any, theirs: np.ndarray) -> float:
   return float(np.abs(np.asarray(ours) - theirs).max()
                / max(1.0, theirs.std()))
+
+
+def changed(ours: LoadedDecoder, params: Any = None, **config: Any
+            ) -> LoadedDecoder:
+  """The same decoder with other parameters, or otherwise configured."""
+  config = dataclasses.replace(ours.config, **config)
+  return LoadedDecoder(ours.spec, config.make(), params or ours.params)
+
+
+def with_leaves(params: Any, **leaves: Any) -> Any:
+  """The parameters with some of the layers' changed by functions."""
+  layers = dict(params["layers"])
+  layers |= {name: change(layers[name]) for name, change in leaves.items()}
+  return {**params, "layers": layers}

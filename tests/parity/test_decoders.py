@@ -29,11 +29,13 @@ from tests.parity.decoders_reference import (  # noqa: E402
     VARIANTS,
     V,
     attention_of,
+    changed,
     difference,
     greedy,
     logits_of,
     randomise,
     reference,
+    with_leaves,
 )
 
 PROMPT, NEW = 9, 20
@@ -128,18 +130,6 @@ def test_there_and_back_byte_for_byte(pair: Pair, tmp_path: Path) -> None:
   assert read_spec(tmp_path).config == pair.ours.config
 
 
-def _changed(ours: LoadedDecoder, params: Any = None, **config: Any
-             ) -> LoadedDecoder:
-  config = dataclasses.replace(ours.config, **config)
-  return LoadedDecoder(ours.spec, config.make(), params or ours.params)
-
-
-def _with(params: Any, **leaves: Any) -> Any:
-  layers = dict(params["layers"])
-  layers |= {name: change(layers[name]) for name, change in leaves.items()}
-  return {**params, "layers": layers}
-
-
 def _switches(c: DecoderConfig) -> dict[str, dict[str, Any]]:
   """Every peculiarity of a config, and what it is without."""
   off: dict[str, dict[str, Any]] = {"theta": dict(rope_theta=c.rope_theta * 2)}
@@ -176,11 +166,11 @@ def _switches(c: DecoderConfig) -> dict[str, dict[str, Any]]:
 
 def _peculiarities(pair: Pair) -> list[str]:
   c, p = pair.ours.config, pair.ours.params
-  off = {name: _changed(pair.ours, **fields)
+  off = {name: changed(pair.ours, **fields)
          for name, fields in _switches(c).items()}
   for name in ("q_bias_hk", "k_bias_gk", "v_bias_gk"):
     if c.qkv_bias:
-      off[name] = _changed(pair.ours, _with(p, **{name: jnp.zeros_like}))
+      off[name] = changed(pair.ours, with_leaves(p, **{name: jnp.zeros_like}))
   for name, model in off.items():
     assert difference(model(pair.tokens), pair.logits) > 1e-2, (
         pair.variant, name)

@@ -15,16 +15,21 @@ torch.set_num_threads(1)  # tiny models: threads only wait for each other
 
 from safetensors.numpy import load_file  # noqa: E402
 
-from align_jax.hub.faces import LoadedDecoder, load_decoder  # noqa: E402
+from align_jax.hub.faces import load_decoder  # noqa: E402
 from align_jax.hub.pretrained import save_hf  # noqa: E402
+from tests.parity.decoders_reference import (  # noqa: E402
+    LENGTH,
+    LLAMA3,
+    changed,
+    difference,
+    logits_of,
+    with_leaves,
+)
 
 BASE = dict(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
     num_attention_heads=4, max_position_embeddings=512, bos_token_id=None,
     eos_token_id=None, pad_token_id=None, attn_implementation="eager")
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 200.0, "factor": 8.0,
-          "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 16}
 VARIANTS = {
     "mha_untied": dict(num_key_value_heads=4, tie_word_embeddings=False),
     "gqa_tied": dict(num_key_value_heads=2, tie_word_embeddings=True),
@@ -35,7 +40,6 @@ VARIANTS = {
     "biases": dict(num_key_value_heads=2, tie_word_embeddings=True,
                    attention_bias=True, mlp_bias=True),
 }
-LENGTH = 40  # beyond the 16 positions that llama3_rope was "trained" on
 
 
 def reference(variant: str) -> Any:
@@ -55,17 +59,6 @@ def reference(variant: str) -> Any:
         gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
         weight.normal_(0.0, gain * weight.shape[1] ** -0.5)
   return model
-
-
-def logits_of(model: Any, tokens: np.ndarray, mask: Any = None) -> np.ndarray:
-  with torch.no_grad():
-    return model(torch.tensor(tokens), attention_mask=(
-        None if mask is None else torch.tensor(mask))).logits.numpy()
-
-
-def difference(ours: Any, theirs: np.ndarray) -> float:
-  return float(np.abs(np.asarray(ours) - theirs).max()
-               / max(1.0, theirs.std()))
 
 
 @pytest.fixture(scope="module", params=sorted(VARIANTS))
@@ -93,44 +86,32 @@ def test_attention_of_the_reference_is_not_uniform(pair: Any) -> None:
   assert last.max(-1).mean() > 3 / LENGTH
 
 
-def _changed(ours: LoadedDecoder, params: Any = None, **config: Any
-             ) -> LoadedDecoder:
-  config = dataclasses.replace(ours.config, **config)
-  return LoadedDecoder(ours.spec, config.make(), params or ours.params)
-
-
-def _with(params: Any, **leaves: Any) -> Any:
-  layers = dict(params["layers"])
-  layers |= {name: change(layers[name]) for name, change in leaves.items()}
-  return {**params, "layers": layers}
-
-
 def test_each_peculiarity_matters(pair: Any) -> None:
   """Switched off one at a time, parity is lost."""
   variant, model, ours, _, tokens = pair
   theirs = logits_of(model, tokens)
   c, p = ours.config, ours.params
-  off = {"theta": _changed(ours, rope_theta=c.rope_theta * 2),
-         "eps": _changed(ours, norm_eps=c.norm_eps + 0.1),
-         "scale": _changed(ours, _with(p, q_dhk=lambda q: q * 1.1))}
+  off = {"theta": changed(ours, rope_theta=c.rope_theta * 2),
+         "eps": changed(ours, norm_eps=c.norm_eps + 0.1),
+         "scale": changed(ours, with_leaves(p, q_dhk=lambda q: q * 1.1))}
   if c.rope_scaling:
-    off["scaling"] = _changed(ours, rope_scaling=None)
+    off["scaling"] = changed(ours, rope_scaling=None)
     for name in ("factor", "low_freq_factor", "high_freq_factor",
                  "original_max_positions"):
       value = getattr(c.rope_scaling, name)
-      off[name] = _changed(ours, rope_scaling=dataclasses.replace(
+      off[name] = changed(ours, rope_scaling=dataclasses.replace(
           c.rope_scaling, **{name: value * 2}))
   if 1 < c.kv_heads < c.heads:
-    off["groups"] = _changed(ours, _with(
+    off["groups"] = changed(ours, with_leaves(
         p, k_dgk=lambda k: k[:, :, ::-1], v_dgk=lambda v: v[:, :, ::-1]))
   if not c.tied_head:
-    off["untied"] = _changed(ours, {**p, "head_vd": p["embed_vd"]})
+    off["untied"] = changed(ours, {**p, "head_vd": p["embed_vd"]})
   if c.qkv_bias:
     for name in ("q_bias_hk", "k_bias_gk", "v_bias_gk", "o_bias_d",
                  "gate_bias_f", "up_bias_f", "down_bias_d"):
       # A bias of the keys alone shifts all logits of a query alike but for
       # RoPE, which makes it matter.
-      off[name] = _changed(ours, _with(p, **{name: jnp.zeros_like}))
+      off[name] = changed(ours, with_leaves(p, **{name: jnp.zeros_like}))
   for name, model in off.items():
     assert difference(model(tokens), theirs) > 1e-2, (variant, name)
 

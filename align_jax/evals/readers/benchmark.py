@@ -5,8 +5,7 @@ rest of what `evaluate` needs is here. Readers say which upstream file defines
 their layout, and never write.
 """
 
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from align_jax.data.below import folder as existing
 from align_jax.data.example import PLACEHOLDER, Example, ImageRef
 from align_jax.data.tables import Row
 from align_jax.errors import InputError
+from align_jax.evals.baselines import exchange_sets
 from align_jax.evals.decoding import Beam
 from align_jax.evals.tasks import Item
 
@@ -112,23 +112,8 @@ class Benchmark:
     return list(self._sets[image])
 
   def exchanged(self, seed: int) -> Sequence[int] | None:
-    """Another set of as many images for each.
-
-    What the images show is unknown, so that another one may by chance be
-    answered alike: a blind score is then too high and never too low. None
-    where no question has an image, or a set is alone in its size.
-    """
-    sizes: dict[int, list[int]] = defaultdict(list)
-    for number, images in enumerate(self._sets):
-      sizes[len(images)].append(number)
-    partners = list(range(len(self._sets)))
-    for size, members in sizes.items():
-      if size and len(members) == 1:
-        return None
-      random.Random(f"exchange/{seed}/{size}").shuffle(members)
-      for mine, other in zip(members, members[1:] + members[:1]):
-        partners[mine] = other if size else mine
-    return partners if set(sizes) != {0} else None
+    """Another set of as many images for each; see `exchange_sets`."""
+    return exchange_sets([len(images) for images in self._sets], seed)
 
   def probe_images(self) -> None:
     """Nothing is known of the images that a probe could read."""
