@@ -9,9 +9,10 @@ from align_jax.build import build
 from align_jax.config import load_config
 from align_jax.errors import InputError
 from align_jax.parallel import topology
+from align_jax.parallel.mesh import abstract_mesh
 from align_jax.plan.check import check
 from align_jax.plan.cost import connector_cost
-from align_jax.plan.stage import abstract_mesh, all_shapes
+from align_jax.plan.stage import all_shapes
 from align_jax.validate import validate
 
 EVERYTHING = {"tower/*", "connector/*", "decoder/*"}

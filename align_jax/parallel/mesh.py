@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from align_jax.config import MeshConfig
 from align_jax.parallel.layout import AXES, ROWS
@@ -106,3 +106,11 @@ def inference_mesh(kv_heads: int,
   devices = list(jax.devices() if devices is None else devices)
   tensor = math.gcd(len(devices), kv_heads)
   return make_mesh(MeshConfig(data=-1, tensor=tensor), devices)
+
+
+def abstract_mesh(axes: dict[str, int], platform: str = "") -> AbstractMesh:
+  """A mesh without devices, enough for shapes on a device of a platform."""
+  device = AbstractDevice("", None, platform) if platform else None
+  return AbstractMesh(tuple(axes.values()), tuple(axes),
+                      axis_types=(AxisType.Auto,) * len(axes),
+                      abstract_device=device)

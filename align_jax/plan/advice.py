@@ -14,9 +14,10 @@ from align_jax.config import Config, StageConfig
 from align_jax.errors import InputError
 from align_jax.parallel import topology
 from align_jax.parallel.layout import AXES, ROWS
+from align_jax.parallel.mesh import abstract_mesh
 from align_jax.plan.check import check
 from align_jax.plan.chips import CHIPS
-from align_jax.plan.stage import Target, abstract_mesh, target
+from align_jax.plan.stage import Target, target
 
 # A run wants a tenth to spare, and a prediction misses by a twentieth.
 _FULL = 0.85

@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
+from jax.sharding import Mesh
 
 from align_jax.build import Parts, build, param_shapes
 from align_jax.config import Config, StageConfig
 from align_jax.parallel import rules, topology
 from align_jax.parallel.layout import AXES
-from align_jax.parallel.mesh import make_mesh
+from align_jax.parallel.mesh import abstract_mesh, make_mesh
 from align_jax.plan import cost, hlo, weights
 from align_jax.plan.bounds import bounds, places_of
 from align_jax.plan.buffers import largest
@@ -86,14 +86,6 @@ def target(name: str, mesh: Any = None) -> Target:
     return Target(name, len(devices), devices, chip, float(limit))
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   return Target(name, len(devices), devices, None, memory / len(devices))
-
-
-def abstract_mesh(axes: dict[str, int], platform: str = "") -> AbstractMesh:
-  """A mesh without devices, enough for shapes on a device of a platform."""
-  device = AbstractDevice("", None, platform) if platform else None
-  return AbstractMesh(tuple(axes.values()), tuple(axes),
-                      axis_types=(AxisType.Auto,) * len(axes),
-                      abstract_device=device)
 
 
 def plan_stage(config: Config, stage: StageConfig, where: Target,

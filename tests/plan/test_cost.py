@@ -18,8 +18,8 @@ from align_jax.config import (
 )
 from align_jax.ops.stack import REMAT
 from align_jax.parallel.layout import AXES, Layout
+from align_jax.parallel.mesh import abstract_mesh
 from align_jax.plan import cost
-from align_jax.plan.stage import abstract_mesh
 from align_jax.plan.trace import traced
 from align_jax.train.select import trainables, unflatten
 
