@@ -29,6 +29,10 @@ _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast",
          "while", "conditional", "call", "after-all", "partition-id",
          "replica-id", "opt-barrier", "iota", "domain", "get-dimension-size"}
 
+# {1}: (0, {}), of a fusion: its second result lies over its first operand.
+_ALIASING = re.compile(r"output_to_operand_aliasing=\{.*?\)\}")
+_CARRIED = re.compile(r"\{(\d*)\}: \((\d+), \{\}\)")
+
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -353,7 +357,12 @@ def _traffic(op: Op, inside: Computation, program: Program) -> float:
 def _fusion_traffic(op: Op, operands: list[Op],
                     body: Computation) -> float:
   """A fusion reads the slices it takes, and writes in place what it updates.
+
+  What an asynchronous collective is filling is carried through the fusions
+  between its start and its end, result over operand: that moves nothing.
   """
+  carried = _CARRIED.findall((_ALIASING.search(op.attrs) or [""])[0])
+  over, under = ({int(pair[i] or 0) for pair in carried} for i in (0, 1))
   users: dict[str, list[Op]] = defaultdict(list)
   numbered: dict[int, Op] = {}
   for inner in body.values():
@@ -364,7 +373,8 @@ def _fusion_traffic(op: Op, operands: list[Op],
       numbered[int(value[1])] = inner
   read, in_place = 0.0, 0.0
   for i, operand in enumerate(operands):
-    if i not in numbered or not operand.shapes or operand.shapes[0].space:
+    if (i not in numbered or i in under or not operand.shapes
+        or operand.shapes[0].space):
       continue
     whole, uses = operand.shapes[0].bytes, users[numbered[i].name]
     if uses and all(u.opcode in ("dynamic-slice", "slice", "gather")
@@ -378,5 +388,6 @@ def _fusion_traffic(op: Op, operands: list[Op],
         in_place += whole - part
     else:
       read += whole
-  written = sum(s.bytes for s in op.shapes if s.space == 0)
+  written = sum(s.bytes for i, s in enumerate(op.shapes)
+                if s.space == 0 and i not in over)
   return read + max(written - in_place, 0.0)

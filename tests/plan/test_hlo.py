@@ -151,3 +151,38 @@ def test_an_all_reduce_of_which_a_slice_is_kept_sends_half():
   transfer, = measure(parse(whole), 4).collectives
   assert transfer.kind == "all-reduce"
   assert transfer.wire == 2 * 8 * 128 * 4 * 3 / 4
+
+
+CARRIED = '''HloModule m
+
+%async_collective_fusion (part: bf16[64,32], whole: bf16[64,128], a: f32[8]) \
+-> (f32[8], bf16[64,32], bf16[64,128]) {
+  %part = bf16[64,32]{1,0} parameter(0)
+  %whole = bf16[64,128]{1,0} parameter(1)
+  %a = f32[8]{0} parameter(2)
+  %twice = f32[8]{0} add(%a, %a)
+  %gather = bf16[64,128]{1,0} all-gather(%part), channel_id=1, \
+replica_groups={{0,1,2,3}}, dimensions={1}
+  ROOT %t = (f32[8]{0}, bf16[64,32]{1,0}, bf16[64,128]{1,0}) \
+tuple(%twice, %part, %gather)
+}
+
+ENTRY %main (part: bf16[64,32], whole: bf16[64,128], a: f32[8]) -> f32[8] {
+  %part = bf16[64,32]{1,0} parameter(0)
+  %whole = bf16[64,128]{1,0} parameter(1)
+  %a = f32[8]{0} parameter(2)
+  %step = (f32[8]{0}, bf16[64,32]{1,0}, bf16[64,128]{1,0}) \
+fusion(%part, %whole, %a), kind=kOutput, \
+output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, \
+calls=%async_collective_fusion
+  ROOT %out = f32[8]{0} get-tuple-element(%step), index=0
+}
+'''
+
+
+def test_what_a_collective_is_filling_moves_nothing_on_its_way():
+  assert measure(parse(CARRIED), 4).traffic == 2 * 8 * 4
+  alone = CARRIED.replace(
+      "output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {})}, ", "")
+  assert measure(parse(alone), 4).traffic == (
+      2 * 8 * 4 + 2 * 64 * (32 + 128) * 2)
