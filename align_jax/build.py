@@ -99,7 +99,8 @@ class Parts:
   def renderer(self, data: DataConfig) -> Renderer:
     """Conversations to tokens, images expanded as the connector makes them."""
     return Renderer(self.tokenizer, data.template, self.tokens_per_image,
-                    self.config.prompt_tokens, self.frame, data.images_first)
+                    self.config.prompt_tokens, self.frame, data.images_first,
+                    data.prompt_length)
 
   def reader(self, data: DataConfig) -> ImageReader:
     """Image files to pixels, cut into tiles as the config says."""

@@ -142,6 +142,8 @@ class DataConfig:
     tiling: of images; each tile takes one of a row's image slots.
     images_first: all images of a sample stand before the text of its first
       user turn, in their order; else where the text has them (interleaved).
+    prompt_length: with "blip", a prompt keeps its last so many tokens, bos
+      among them; 0 keeps all. No other template drops anything.
     rows: B, rows of a global batch.
     row_length: L, tokens in a row.
     images_per_row: N, image slots in a row.
@@ -159,6 +161,7 @@ class DataConfig:
   template: str = "chat"
   tiling: TilingConfig = TilingConfig()
   images_first: bool = False
+  prompt_length: int = 0
   rows: int = 8
   row_length: int = 256
   images_per_row: int = 1
@@ -173,8 +176,8 @@ class DataConfig:
 
 # What one stage may set otherwise than the run: the shapes of a batch, and how
 # a sample becomes tokens.
-BATCH_FIELDS = ("template", "images_first", "rows", "row_length",
-                "images_per_row", "labels_per_row", "pack")
+BATCH_FIELDS = ("template", "images_first", "prompt_length", "rows",
+                "row_length", "images_per_row", "labels_per_row", "pack")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -336,6 +336,9 @@ def _batches(kind: str, data: DataConfig) -> Iterator[str]:
   elif data.template == "caption":
     yield ("data.template: 'caption' has no labels for a vlm model to learn; "
            "use 'chat' or 'plain'")
+  if data.prompt_length and data.template != "blip":
+    yield (f"data.prompt_length: {data.prompt_length} tokens, but template "
+           f"{data.template!r} keeps prompts whole; 'blip' cuts them")
   if data.labels_per_row > data.row_length:
     yield (f"data.labels_per_row: {data.labels_per_row} labels cannot lie in "
            f"a row of {data.row_length} tokens")

@@ -6,8 +6,10 @@ for, and so that the word of every patch is known too. Scene i of a split is
 drawn from (seed, split, i) alone, when it is looked at; nothing is written.
 """
 
+import functools
 import io
 import random
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +24,8 @@ from align_jax.registry import nearest
 FORMS = ("captions", "questions", "turns", "told", "said")
 SPLITS = ("text", "tower", "train", "validation", "test")
 _MOST = 5  # things in a scene, unless more are asked for
+# Kinds of questions; the last is asked where it is named.
+KINDS = ("thing", "color", "there", "count", "names")
 _ACROSS = 3  # cells across, each for one thing
 
 
@@ -33,15 +37,24 @@ class Thing(NamedTuple):
 
 
 class Question(NamedTuple):
-  """kind: "thing", "color", "there" or "count"."""
+  """kind: one of KINDS."""
   kind: str
   question: str
   answer: str
 
 
-def concepts() -> tuple[str, ...]:
-  """The words of this world's things."""
-  return tuple(icons())
+@functools.cache
+def concepts(count: int = 0) -> tuple[str, ...]:
+  """The words of this world's things; `count` of them, 0 is all.
+
+  Raises:
+    InputError: there are not so many.
+  """
+  names = tuple(icons())
+  if not 0 <= count <= len(names):
+    raise InputError(f"words is {count}: there are {len(names)} icons")
+  return tuple(sorted(random.Random("concepts").sample(names, count))
+               ) if count else names
 
 
 class IconScenes:
@@ -63,27 +76,33 @@ class IconScenes:
     size: pixels, H = W.
     least: things in a scene, at least.
     most: likewise, at most.
+    kinds: of questions, equally often.
+    words: of this world, drawn from all once; 0 is all.
   """
 
   def __init__(self, split: str = "train", form: str = "questions",
                scenes: int = 10_000, questions: int = 4, size: int = 96,
-               seed: int = 0, least: int = 2, most: int = _MOST):
+               seed: int = 0, least: int = 2, most: int = _MOST,
+               kinds: Sequence[str] = KINDS[:-1], words: int = 0):
     faults = [f"{given!r} is none of {', '.join(allowed)}"
               f"{nearest(given, allowed)}"
-              for given, allowed in ((split, SPLITS), (form, FORMS))
+              for given, allowed in ((split, SPLITS), (form, FORMS),
+                                     *((kind, KINDS) for kind in kinds))
               if given not in allowed]
     faults += [f"{name} is {value} (at least {floor})" for name, value, floor in
                (("scenes", scenes, 1), ("questions", questions, 1),
                 ("size", size, 8 * _ACROSS), ("least", least, 1),
                 ("most", most, least)) if value < floor]
+    if not kinds:
+      faults.append("kinds: there is none")
     if most > _ACROSS ** 2:
       faults.append(f"most is {most} (at most {_ACROSS ** 2})")
     if faults:
       raise InputError("icon_scenes: " + "; ".join(faults))
     self.split, self.form, self.scenes = split, form, scenes
     self.questions, self.size, self.seed = questions, size, seed
-    self.least, self.most = least, most
-    concepts()  # what is missing is said at once
+    self.least, self.most, self.kinds = least, most, tuple(kinds)
+    self.words = concepts(words)  # what is missing is said at once
 
   def __len__(self) -> int:
     return self.scenes * (self.questions if self.form == "questions" else 1)
@@ -113,7 +132,9 @@ class IconScenes:
   def picture(self, scene: int) -> Named:
     """A scene's image, not yet drawn."""
     return Named(f"icon_scenes/{self.seed}/{self.split}/{scene}/{self.size}/"
-                 f"{self.least}-{self.most}", partial(self.image, scene))
+                 f"{self.least}-{self.most}"
+                 + f"/{len(self.words)}" * (self.words != concepts()),
+                 partial(self.image, scene))
 
   def image(self, scene: int) -> bytes:
     """The PNG of a scene."""
@@ -158,10 +179,10 @@ class IconScenes:
     _, chosen = self._chosen(scene)
     things = [Thing(name, color, (0, 0, 0, 0)) for name, color, _ in chosen]
     rng = self._rng(scene, "questions")
-    absent = [n for n in concepts() if n not in {t.name for t in things}]
+    absent = [n for n in self.words if n not in {t.name for t in things}]
     out = []
     for _ in range(self.questions):
-      kind = rng.choice(("thing", "color", "there", "count"))
+      kind = rng.choice(self.kinds)
       one = rng.choice(things)
       if kind == "thing":
         out.append(Question(kind, f"what is the {one.color} thing?", one.name))
@@ -173,9 +194,12 @@ class IconScenes:
         name = one.name if here else rng.choice(absent)
         out.append(Question(kind, f"is there a {name}?",
                             "yes" if here else "no"))
-      else:
+      elif kind == "count":
         out.append(Question(kind, "how many things are there?",
                             str(len(things))))
+      else:
+        out.append(Question(kind, "what is in the picture?",
+                            " ".join(t.name for t in things)))
     return out
 
   def _rng(self, scene: int, what: str) -> random.Random:
@@ -187,7 +211,7 @@ class IconScenes:
     and the draws that are left for drawing it."""
     rng = self._rng(scene, "scene")
     count = rng.randint(self.least, self.most)
-    names = rng.sample(concepts(), count)
+    names = rng.sample(self.words, count)
     colors = rng.sample(list(COLORS), count)  # so that a colour names a thing
     places = sorted(rng.sample(range(_ACROSS ** 2), count))
     return rng, list(zip(names, colors, places))
@@ -209,9 +233,9 @@ class IconScenes:
     return onto, things
 
 
-def answers() -> dict[str, tuple[str, ...]]:
-  """The closed set of answers to each kind of question."""
-  return {"thing": concepts(), "color": tuple(COLORS),
+def answers(words: int = 0) -> dict[str, tuple[str, ...]]:
+  """The closed set of answers to each kind of question that has one."""
+  return {"thing": concepts(words), "color": tuple(COLORS),
           "there": ("yes", "no"),
           "count": tuple(str(n) for n in range(2, _MOST + 1))}
 

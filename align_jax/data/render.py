@@ -118,13 +118,16 @@ class Renderer:
     frame: numbers of the connector's special tokens, which follow those, that
       stand around and inside an image.
     images_first: images stand before the text of the first user turn.
+    prompt_length: with "blip", how many tokens a prompt has at most, bos among
+      them: of a longer one the last are kept, as InstructBLIP does. 0: any.
     chat_template: in Jinja, whichever the template.
     typed: whether it wants contents as lists of parts with a type.
   """
 
   def __init__(self, tokenizer: Any, template: str, tokens_per_image: int,
                prompt_tokens: int = 0,
-               frame: Frame = NO_FRAME, images_first: bool = False):
+               frame: Frame = NO_FRAME, images_first: bool = False,
+               prompt_length: int = 0):
     if template not in TEMPLATES:
       raise InputError(f"template {template!r} is not one of "
                        f"{', '.join(TEMPLATES)}{nearest(template, TEMPLATES)}")
@@ -139,6 +142,7 @@ class Renderer:
     self.template = template
     self.tokens_per_image = tokens_per_image
     self.prompt_tokens = prompt_tokens
+    self.prompt_length = prompt_length
     self.frame, self.images_first = frame, images_first
     # A copy of our own: it has a placeholder token, threads share it, and
     # nobody else's truncation or padding settings can reach it.
@@ -340,7 +344,7 @@ class Renderer:
       inside[start:end] = True
     begins = {start for start, end in spans if start < end}
     coded = self._backend.encode(text, add_special_tokens=False)
-    entries = list(zip(coded.ids, coded.offsets))
+    entries = self._cut(list(zip(coded.ids, coded.offsets)), spans)
     start = 0  # where bos stands
     if self.template == "blip":
       entries = [(self._placeholder, (0, 0))] * len(example["images"]) + entries
@@ -381,6 +385,18 @@ class Renderer:
     visual[start:start] = [-1] * len(bos) + learned
     return _rendered(ids, marks, visual, example["images"], text,
                      slots)
+
+  def _cut(self, entries: list[tuple[int, tuple[int, int]]],
+           spans: Sequence[tuple[int, int]],
+           ) -> list[tuple[int, tuple[int, int]]]:
+    """What `prompt_length` leaves of a text's tokens: the last ones before
+    its first answer, with room for bos, and all from there on."""
+    if not self.prompt_length:
+      return entries
+    answer = min((start for start, _ in spans), default=None)
+    asked = sum(answer is None or begin < answer for _, (begin, _) in entries)
+    spare = asked + len(self._bos) - self.prompt_length
+    return entries[max(spare, 0):]
 
   def _caption(self, example: Example) -> Rendered:
     text = " ".join(m["content"] for m in example["conversation"]

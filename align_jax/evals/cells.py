@@ -23,7 +23,8 @@ class Cell:
     config: "FILE[:arg]" or "NAME[:arg]", for `train`.
     seed: of initialisation and data order; arms are paired by it.
     overrides: config fields, {"stages[0].steps": 10}.
-    evaluate: further options of `evaluate`, {"limit": 500, "noise": [0.5]}.
+    evaluate: further options of `evaluate`, {"limit": 500, "noise": [0.5]};
+      True where one takes no value.
     exploratory: outside the primary contrast; printed as such, never ranked.
     prepared: signature of what it shares with other cells.
   """
@@ -47,9 +48,10 @@ def commands(cell: Cell, run: Path) -> list[list[str]]:
            *(f"--config.{o}" for o in overrides(cell))]
   evaluate = ["evaluate", str(run), "--json"]
   for name, value in cell.evaluate.items():
+    flag = f"--{name.replace('_', '-')}"
     for one in value if isinstance(value, Sequence) and not isinstance(
         value, str) else [value]:
-      evaluate += [f"--{name.replace('_', '-')}", str(one)]
+      evaluate += [flag] if one is True else [flag, str(one)]
   return [["align-jax", *train], ["align-jax", *evaluate]]
 
 

@@ -7,6 +7,7 @@ split has no question prior, which is then None and never 0.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -195,10 +196,11 @@ class _Asker:
     self.run, self.task, self.items = run, task, items
     self.options, self.progress = options, progress
     self.prompts = [run.prompt(task.example(item)) for item in items]
-    # Questions that share a closed set are scored together.
-    self.sets: dict[tuple[str, ...], list[int]] = {}
-    for at, item in enumerate(items):
-      self.sets.setdefault(item.closed or tuple(task.answers), []).append(at)
+    # Questions with as many possible answers are scored together.
+    self.closed = [item.closed or tuple(task.answers) for item in items]
+    self.sets: dict[int, list[int]] = {}
+    for at, answers in enumerate(self.closed):
+      self.sets.setdefault(len(answers), []).append(at)
 
   def __call__(self, name: str, partners: Sequence[int] | None = None,
                noise: float = 0.0) -> tuple[list[str], list[str] | None]:
@@ -222,16 +224,17 @@ class _Asker:
           beam=self.task.beam)]
     if scoring != "generate":
       likely = [""] * total
-      for answers, members in self.sets.items():
+      # Training alone decides how an answer is written, so that a likelihood
+      # is that of the very tokens training asks for.
+      tokens = functools.cache(self.run.answer_tokens)
+      for members in self.sets.values():
         scores = generator.score(
             [prompts[i] for i in members],
-            # Training alone decides how an answer is written, so that a
-            # likelihood is that of the very tokens training asks for.
-            [self.run.answer_tokens(a) for a in answers], read,
+            [[tokens(a) for a in self.closed[i]] for i in members], read,
             lambda done: told(done, f"{name}, likelihood"))
         for i, row in zip(members, scores):
           among = row[:len(self.items[i].options) or None]
-          likely[i] = answers[int(among.argmax())]
+          likely[i] = self.closed[i][int(among.argmax())]
     return (likely, None) if said is None else (said, likely)
 
 

@@ -106,7 +106,7 @@ class Generator:
     stop = set(np.asarray(self.stop).tolist())
 
     def rows(which: Sequence[Prompt], count: int) -> list[list[int]]:
-      def answer(*args: Any) -> np.ndarray:
+      def answer(_: Sequence[int], *args: Any) -> np.ndarray:
         if beam is not None:
           return _beam(self.model, count, beam, self.params, self.stop, *args)
         return _generate(self.model, count, self.params, self.stop, *args)
@@ -126,7 +126,7 @@ class Generator:
   def score(
       self,
       prompts: Sequence[Prompt],
-      answers: Sequence[Sequence[int]],
+      answers: Sequence[Sequence[Any]],
       read: ReadImages | None = None,
       progress: Callable[[int], None] = lambda done: None,
   ) -> np.ndarray:
@@ -134,7 +134,8 @@ class Generator:
 
     Args:
       prompts: what is continued.
-      answers: token ids, the end of turn among them if it shall count.
+      answers: token ids, the end of turn among them if it shall count; or
+        for each prompt its own, as many for every one.
       read: as in `generate`.
       progress: as in `generate`.
 
@@ -145,14 +146,18 @@ class Generator:
       InputError: an answer that grows a prompt beyond where a decoder with
         LongRoPE changes all keys.
     """
-    ids = [np.asarray(a, np.int32) for a in answers]
-    longest = max(len(a) for a in ids)
+    own = np.ndim(answers[0][0]) > 0
+    ids = [[np.asarray(a, np.int32) for a in one]
+           for one in (answers if own else [answers])]
+    longest = max(len(a) for one in ids for a in one)
     self._check_lengths(prompts, longest)
-    table = jnp.asarray(cut.pad(ids, len(ids), longest))
-    sizes = jnp.asarray(cut.lengths(ids, len(ids)))
+    table = np.stack([cut.pad(one, len(one), longest) for one in ids], axis=1)
+    sizes = np.stack([cut.lengths(one, len(one)) for one in ids], axis=1)
 
-    def answer(*args: Any) -> np.ndarray:
-      return _score(self.model, self.params, table, sizes, *args)
+    def answer(members: Sequence[int], *args: Any) -> np.ndarray:
+      at = list(members) if own else [0]
+      return _score(self.model, self.params, jnp.asarray(table[:, at]),
+                    jnp.asarray(sizes[:, at]), *args)
 
     return np.stack(self._over(prompts, read, answer, progress))
 
@@ -201,7 +206,10 @@ class Generator:
                             places)
         rows = np.zeros(b, np.int32)
         rows[:len(part)] = [row for _, row in part]
-        got = np.asarray(answer(prefix, self._place(rows), visual, chunk))
+        # Rows behind the last prompt are nobody's; they take any member.
+        members = [i for i, _ in part] + [part[0][0]] * (b - len(part))
+        got = np.asarray(answer(members, prefix, self._place(rows), visual,
+                                chunk))
         for (i, _), result in zip(part, got):
           out[i] = result
         progress(len(part))
@@ -453,8 +461,11 @@ def _beam(model: nn.Module, max_new_tokens: int, beam: Beam, params: Any,
 def _score(model: nn.Module, params: Any, answers: jax.Array,
            sizes: jax.Array, prefix: KVCache | None, rows: jax.Array,
            visual: ConnectorOutput, chunk: Chunk) -> jax.Array:
-  """f32[B,A], log-probability of each of the A answers i32[A,length]."""
-  length = answers.shape[1]
+  """f32[B,A], log-probability of each of the A answers i32[A,B,length].
+
+  Answers that all rows have in common are i32[A,1,length].
+  """
+  length = answers.shape[2]
   logits, cache, visual = _resume(
       model, params, prefix, rows, visual, chunk, length - 1)
   first = jax.nn.log_softmax(logits)
@@ -463,18 +474,16 @@ def _score(model: nn.Module, params: Any, answers: jax.Array,
 
   def one(answer: tuple[jax.Array, jax.Array]) -> jax.Array:
     tokens, size = answer
-    total = first[:, tokens[0]]
+    tokens = jnp.broadcast_to(tokens, (first.shape[0], length))
+    total = jnp.take_along_axis(first, tokens[:, :1], axis=-1)[:, 0]
     if length == 1:
       return total
-    b = first.shape[0]
-    heard = _text(jnp.broadcast_to(tokens[:-1], (b, length - 1)), position,
-                  jnp.where(live, size - 1, 0))
+    heard = _text(tokens[:, :-1], position, jnp.where(live, size - 1, 0))
     hidden, _ = _read(model, params, visual, heard, cache)
     log_probs = jax.nn.log_softmax(_call(model, params, "logits", hidden))
-    follow = jnp.take_along_axis(
-        log_probs, jnp.broadcast_to(tokens[1:], (b, length - 1))[..., None],
-        axis=-1)[..., 0]
-    counts = jnp.arange(1, length) < size
+    follow = jnp.take_along_axis(log_probs, tokens[:, 1:, None],
+                                 axis=-1)[..., 0]
+    counts = jnp.arange(1, length) < size[:, None]
     return total + jnp.where(counts, follow, 0).sum(-1)
 
   return jax.lax.map(one, (answers, sizes)).T

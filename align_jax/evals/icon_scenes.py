@@ -38,24 +38,26 @@ class IconScenesTask(DrawnTask):
     scenes: how many.
     train_scenes: of the split "train", for the question prior.
     english: whether to measure perplexity.
+    scene: further options of the scenes, such as how many things are in one.
   """
   name = "icon_scenes"
 
   def __init__(self, split: str = "test", scenes: int = 250,
                questions: int = 4, size: int = 96, train_scenes: int = 4000,
-               english: bool = True):
+               english: bool = True, scene: dict[str, Any] | None = None):
     super().__init__(split)
-    shape = dict(questions=questions, size=size)
+    shape = dict(questions=questions, size=size) | (scene or {})
     self.split, self.english = split, english
     self.source = IconScenes(split, "questions", scenes, **shape)
     train = IconScenes("train", "questions", train_scenes, **shape)
     self.n_images = scenes
     self.training = [q[1:] for scene in range(train_scenes)
                      for q in train.ask(scene)]
-    closed = answers()
+    closed = answers(shape.get("words", 0))
     self.items = [
         Item(f"{self.name}/{split}/{scene}/{number}", scene, asked, answer,
-             kind, index=scene * questions + number, closed=closed[kind])
+             kind, index=scene * questions + number,
+             closed=closed.get(kind, ()))
         for scene in range(scenes)
         for number, (kind, asked, answer) in enumerate(
             self.source.ask(scene))]

@@ -64,12 +64,14 @@ class Tuning:
        "eval.options.split": "train[90%:]"}.
     evaluate: further options of `evaluate`.
     fixed: arms that train nothing, whose rate means nothing.
+    like: arm -> another, at whose rate it runs untried.
   """
   rates: tuple[float, ...]
   field: str
   overrides: dict[str, Any]
   evaluate: dict[str, Any] = dataclasses.field(default_factory=dict)
   fixed: tuple[str, ...] = ()
+  like: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,11 @@ class Study:
       twin = taken.setdefault((cell.arm, cell.seed, cell.exploratory), name)
       if twin != name:
         faults.append(f"cells {twin!r} and {name!r} are the same arm and seed")
+    arms = {c.arm for c in self.cells.values()}
+    faults += [f"tuning runs arm {arm!r} like {other!r}, which no rate is "
+               "tried for" for arm, other in (
+                   self.tuning.like.items() if self.tuning else ())
+               if other not in arms - {*self.tuning.fixed, *self.tuning.like}]
     if self.tuning and not self.tuning.overrides:
       faults.append("tuning has no overrides, so it would choose by what is "
                     "reported")
@@ -192,10 +199,16 @@ def tune(study: Study, arm: str, workdir: Path, runner: Runner,
 def tuned(study: Study, name: str, rates: dict[str, dict[str, Any]]) -> Cell:
   """A cell with the learning rate that its arm was found to like."""
   cell = study.cells[name]
-  if cell.arm not in rates:
+  arm = _tried(study, cell.arm)
+  if arm not in rates:
     return cell
   return dataclasses.replace(cell, overrides={
-      **cell.overrides, study.tuning.field: rates[cell.arm]["rate"]})
+      **cell.overrides, study.tuning.field: rates[arm]["rate"]})
+
+
+def _tried(study: Study, arm: str) -> str:
+  """The arm whose rate this one runs at."""
+  return study.tuning.like.get(arm, arm) if study.tuning else arm
 
 
 def collect(study: Study, records: dict[str, dict[str, Any]],
@@ -251,7 +264,8 @@ def run_study(
       path.is_file()) else {"cells": {}}
   rates = found.get("tuning", {}) if study.tuning else {}
   if study.tuning:
-    for arm in dict.fromkeys(study.cells[n].arm for n in chosen):
+    for arm in dict.fromkeys(_tried(study, study.cells[n].arm)
+                             for n in chosen):
       if arm in study.tuning.fixed:
         continue
       rates[arm] = tune(study, arm, Path(workdir), runner, progress)

@@ -20,6 +20,7 @@ TASKS = Registry("task", {
     "documents": "align_jax.evals.documents:DocumentsTask",
     "icon_scenes": "align_jax.evals.icon_scenes:IconScenesTask",
     "icon_sets": "align_jax.evals.icon_sets:IconSetsTask",
+    "icon_stories": "align_jax.evals.icon_sets:IconStoriesTask",
 } | {name: f"{_READERS}.{place}" for name, place in {
     # AlignVLM's nine document sets, and VCR
     "docvqa": "docvqa:DocVqa",

@@ -14,6 +14,13 @@ from ml_collections import ConfigDict
 
 VOCABULARY = 2048
 SCENES = 30_000
+# Sizes, and those of the world of sets, of fewer words.
+SIZES = dict(width=192, layers=4, heads=6, mlp_width=512)
+SMALL = dict(width=128, layers=4, heads=4, mlp_width=344)
+# The world of sets, and of its single pictures: see configs/mini/sam.py.
+SET = dict(things=6, words=112)
+SINGLE = dict(least=4, most=6, words=112,
+              kinds=("names", "thing", "color", "there"))
 
 # The text of each world: a source with the weight of its tokens' samples.
 WORLDS = {
@@ -29,10 +36,13 @@ WORLDS = {
             split="text", form="said", documents=SCENES)))},
     "sets": {
         **{f"sets_{n}": (0.15, dict(kind="icon_sets", options=dict(
-            split="text", form="told", sets=SCENES, images=n)))
+            split="text", form="told", sets=SCENES, images=n, **SET)))
            for n in (2, 3, 4)},
-        "told": (0.4, dict(kind="icon_scenes", options=dict(
-            split="text", form="told", scenes=SCENES, least=6, most=9)))},
+        **{f"stories_{n}": (0.05, dict(kind="icon_sets", options=dict(
+            split="text", form="told", sets=SCENES, images=n, asks="ending",
+            **SET))) for n in (3, 4, 5)},
+        "told": (0.3, dict(kind="icon_scenes", options=dict(
+            split="text", form="told", scenes=SCENES, **SINGLE)))},
 }
 ENGLISH = dict(kind="english", options=dict(split="train", size=400))
 
@@ -40,7 +50,8 @@ ENGLISH = dict(kind="english", options=dict(split="train", size=400))
 def get_config(arg: str = "") -> ConfigDict:
   """arg: "world=icons" (default), "sets" or "documents", "tokenizer=DIR"."""
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
-  world = WORLDS[chosen.get("world", "icons")]
+  name = chosen.get("world", "icons")
+  world = WORLDS[name]
 
   c = ConfigDict()
   c.name = "mini_lm"
@@ -54,8 +65,8 @@ def get_config(arg: str = "") -> ConfigDict:
       connector=dict(kind="linear", options={}),
       decoder=dict(
           kind="llama", tokenizer=chosen.get("tokenizer", ""),
-          config=dict(vocab_size=VOCABULARY, width=192, layers=4, heads=6,
-                      mlp_width=512, max_positions=512)),
+          config=dict(SMALL if name == "sets" else SIZES,
+                      vocab_size=VOCABULARY, max_positions=512)),
       dtype="float32", frozen_dtype="float32", remat="none"))
   c.mesh = ConfigDict(dict(data=1))
   c.data = ConfigDict(dict(

@@ -1,19 +1,24 @@
 """SAM in miniature: a frozen Q-Former, and guidance across a set's pictures.
 
   stage "single" (base=...)  a Q-Former and its map, on single pictures of
-                             six to nine things with one question each
+                             four to six things with one question each
   stage "sets" (arm=...)     what an arm trains, on sets of two to four
-                             pictures that share one thing
+                             pictures of six things that share one of them,
+                             or on stories of three to five (data=stories)
 
-Four queries look at nine things, so what to extract matters. Tower and
+Three queries look at six things, so what to extract matters. Tower and
 language model are frozen throughout; configs/mini/study_sam.py makes them.
 """
 
 from ml_collections import ConfigDict
 
+# The world: 112 of the icons' words, six things in a picture.
+WORLD = dict(things=6, words=112)
+SINGLE = dict(least=4, most=6, words=112,
+              kinds=("names", "thing", "color", "there"))
 SCENES, SETS = 12_000, 1500
-SIZES = dict(queries=4, depth=12, period=2, width=96, heads=4, mlp_width=384,
-             words=2048, positions=32, instruction_length=16)
+SIZES = dict(queries=3, depth=12, period=2, width=64, heads=4, mlp_width=256,
+             words=2048, positions=16, instruction_length=16)
 # Of SAM its six tensors, connector/guidance/*; of VPG-C connector/again_*.
 RATE = {"connector/[ag]*": 2e-3}
 
@@ -31,19 +36,28 @@ ARMS = {
 # The Q-Former that an arm starts from: with the question, or without.
 BASES = {"qformer": dict(text=True), "qformer_blind": dict(text=False)}
 
+# What an arm learns: numbers of pictures, the question, tokens of a row and
+# of its answer, and the task.
+DATA = {"sets": ((2, 3, 4), "shared", 36, 8, "icon_sets"),
+        "stories": ((3, 4, 5), "ending", 48, 12, "icon_stories")}
 
-def pictures(split: str) -> list[dict]:
-  return [dict(kind="icon_sets", options=dict(
-      split=split, sets=SETS, images=n)) for n in (2, 3, 4)]
+
+def pictures(split: str, data: str = "sets") -> dict[str, dict]:
+  """Sources by name, one for each number of pictures."""
+  counts, asks, *_ = DATA[data]
+  return {f"{data}_{n}": dict(kind="icon_sets", options=dict(
+      split=split, sets=SETS, images=n, asks=asks, **WORLD)) for n in counts}
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg: "arm=sam" (or another of ARMS) or "base=qformer" (of BASES),
-  "from=DIR", the study's folder, "l=3" and "k=9"."""
+  "data=sets" (of DATA), "from=DIR", the study's folder, "l=3" and "k=9"."""
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   base = chosen.get("base", "")
   made = f"{chosen.get('from', 'runs/mini_sam')}/prepared"
   arm = chosen.get("arm", "sam")
+  data = chosen.get("data", "sets")
+  counts, _, length, labels, task = DATA[data]
   kind, own, train = (("qformer", BASES[base], {}) if base else ARMS[arm])
   options = dict(SIZES, **own)
   if options.get("text", True):
@@ -64,30 +78,32 @@ def get_config(arg: str = "") -> ConfigDict:
       dtype="float32", frozen_dtype="float32", remat="none"))
   c.mesh = ConfigDict(dict(data=1))
   single = dict(kind="icon_scenes", options=dict(
-      split="train", form="questions", scenes=SCENES, questions=2, least=6,
-      most=9))
+      split="train", form="questions", scenes=SCENES, questions=4, **SINGLE))
+  sources = dict(single=single) if base else pictures("train", data)
   c.data = ConfigDict(dict(
-      sources=(dict(single=single) if base else {
-          f"sets_{n}": source for n, source in zip(
-              (2, 3, 4), pictures("train"))}),
-      features=f"{made}/features/features",
+      sources=sources, features=f"{made}/features/features",
       # Every sample in a row of its own: an image of one is no other
       # sample's companion, and rows are short.
-      template="plain", rows=64 if base else 24,
-      row_length=24 if base else 40, images_per_row=1 if base else 4,
-      labels_per_row=8, pack=False, streams=1))
+      template="plain", rows=64 if base else 16,
+      row_length=28 if base else length,
+      images_per_row=1 if base else max(counts),
+      labels_per_row=12 if base else labels, pack=False, streams=1))
   c.stages = [dict(
-      name="single", steps=4000, train={"connector/*": 1e-3},
+      name="single", steps=1500, train={"connector/*": 2e-3},
       objectives={"next_token": 1.0}, data=dict(single=1.0),
       schedule="cosine", warmup=0.1, b2=0.98, clip_norm=1.0)] if base else [
-          dict(name="sets", steps=400, train=train,
+          dict(name="sets", steps=300, train=train,
                objectives={"next_token": 1.0},
-               data={f"sets_{n}": 1.0 for n in (2, 3, 4)},
+               data=dict.fromkeys(sources, 1.0),
                schedule="cosine", warmup=0.05, clip_norm=1.0)]
   if not base and arm == "frozen":
     c.stages[0]["steps"] = 1
-  c.eval = ConfigDict(dict(task="icon_sets", options={}, batch=64,
-                           max_new_tokens=6))
+  c.eval = ConfigDict(dict(
+      task=task, options=dict(sets=120, **WORLD), batch=60,
+      max_new_tokens=12) if not base else dict(
+          task="icon_scenes", batch=64, max_new_tokens=12, options=dict(
+              scenes=100, english=False, scene=dict(SINGLE, kinds=(
+                  "thing", "color", "there")))))
   c.log_every = 25
   c.save_every = 1000
   return c

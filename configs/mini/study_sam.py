@@ -21,13 +21,20 @@ PRIMARY = ("sam", "self", "elsewhere", "vpg_c")
 LAYERS = (3, 6, 9, 12)
 AT = "{work}/prepared"
 SETS = load_config("mini/sam:arm=sam")
+STORIES = load_config("mini/sam:arm=sam,data=stories")
 BASE = load_config("mini/sam:base=qformer")
 TEXT_MODEL = load_config("mini/lm:world=sets")
 
-TEXT = [json.dumps(dict(kind=kind, options=dict(
-    split="text", form="told", **options))) for kind, options in (
-        ("icon_sets", dict(sets=4000)),
-        ("icon_scenes", dict(scenes=4000, least=6, most=9)))]
+
+def text(source: dict, count: int) -> str:
+  """A source of the language model, with fewer samples, for its tokenizer."""
+  few = {name: count for name in ("sets", "scenes") if name in source[
+      "options"]}
+  return json.dumps(dict(source, options=dict(source["options"], **few)))
+
+
+TEXT = [text(source.to_dict(), 2000)
+        for source in TEXT_MODEL.data.sources.values()]
 
 
 def base(kind: str) -> Preparation:
@@ -36,13 +43,15 @@ def base(kind: str) -> Preparation:
   return Preparation(f"base_{kind}", (
       ("train", "--config", f"mini/sam:base={kind},from={{work}}",
        "--workdir", f"{folder}/run"),
+      # How well it reads a single picture, for whoever looks.
+      ("evaluate", f"{folder}/run", "--no-probe"),
       ("convert", "export", f"{folder}/run", f"{folder}/connector", "--to",
        "connector")))
 
 
-def cell(arm: str, seed: int, exploratory: bool, more: str = "") -> Cell:
-  return Cell(arm + more.replace(",l=", "_").replace(",k=", "_"),
-              f"mini/sam:arm={arm},from={{work}}{more}", seed,
+def cell(arm: str, seed: int, exploratory: bool, more: str = "",
+         name: str = "") -> Cell:
+  return Cell(name or arm, f"mini/sam:arm={arm},from={{work}}{more}", seed,
               exploratory=exploratory)
 
 
@@ -50,13 +59,20 @@ def get_study() -> Study:
   cells = {f"{arm}-{seed}": cell(arm, seed, False)
            for arm in PRIMARY for seed in SEEDS}
   cells["frozen-0"] = cell("frozen", 0, True)
+  like = {}
   for l in LAYERS:
     for k in LAYERS:
       # (3, 9) is the arm `sam` itself; (12, 12) shows how much seeds differ.
-      for seed in SEEDS if l == k == 12 else (0,):
-        if l <= k and (l, k) != (3, 9):
+      if l <= k and (l, k) != (3, 9):
+        like[f"sam_{l}_{k}"] = "sam"
+        for seed in SEEDS if l == k == 12 else (0,):
           cells[f"sam_{l}_{k}-{seed}"] = cell(
-              "sam", seed, True, f",l={l},k={k}")
+              "sam", seed, True, f",l={l},k={k}", f"sam_{l}_{k}")
+  for arm in (*PRIMARY, "frozen"):
+    name = f"stories_{arm}"
+    cells[f"{name}-0"] = cell(arm, 0, True, ",data=stories", name)
+    if arm != "frozen":
+      like[name] = arm
   return Study(
       name="mini_sam",
       question="Does what a set's other pictures show help to extract, from "
@@ -71,42 +87,51 @@ def get_study() -> Study:
               ends=True),
           trained("lm", "mini/lm:world=sets",
                   TEXT_MODEL.model.decoder.config.vocab_size, "hf-decoder",
-                  [*TEXT, TEXT_MODEL.data.sources.english.to_json()]),
+                  TEXT),
           Preparation("features", ((
               "data", "features", "--tower", f"{AT}/tower/model",
-              *(x for config in (SETS, BASE)
+              *(x for config in (SETS, STORIES, BASE)
                 for source in config.data.sources.values()
                 for x in ("--source", source.to_json())),
               "--out", f"{AT}/features/features"),)),
           base("qformer"), base("qformer_blind"),
       ),
-      # The surface's arms too, each at its own best rate.
       tuning=Tuning(
           rates=(1e-3, 3e-3, 1e-2), field="stages[0].train.connector/[ag]*",
-          overrides={"eval.options.split": "validation"}, fixed=("frozen",)),
+          overrides={"eval.options.split": "validation"},
+          evaluate={"no_blind": True},
+          fixed=("frozen", "stories_frozen"), like=like),
       columns=(
           Column("accuracy", "accuracy", interval="ci95"),
           Column("2 pictures", "by_type/2 pictures/accuracy"),
           Column("3 pictures", "by_type/3 pictures/accuracy"),
           Column("4 pictures", "by_type/4 pictures/accuracy"),
+          Column("5 pictures", "by_type/5 pictures/accuracy"),
           Column("other sets", "blind_accuracy"),
           Column("chance", "measures/chance"),
+          Column("CIDEr-D", "measures/cider", "number"),
           Column("trained", "train/trained_parameters", "count"),
           Column("seconds a step", "train/stages/sets/step_seconds",
                  "number"),
       ),
       notes=(
-          "Sets of two to four pictures of nine things each, one of which "
-          "they share; the answer is the likeliest of four names. 250 test "
-          "sets of each size, whose shared thing stands beside companions it "
-          "never had in training. Four queries a picture, a 12-layer Q-Former "
-          "of width 96 that was trained on single pictures and is frozen, as "
-          "are the tower and a language model of 2 million parameters.",
+          "Sets of two to four pictures of six things each, one of which "
+          "they share, in a world of 112 words; the answer is the likeliest of "
+          "four names. 120 test sets of each size, whose shared thing stands "
+          "beside companions it never had in training. Three queries a "
+          "picture, a 12-layer Q-Former of width 64 that was trained on single "
+          "pictures and is frozen, as are the tower and a language model of "
+          "some 1 million parameters.",
           "sam: guidance by the other pictures, l = 3 and k = 9. self: by the "
           "picture itself. elsewhere: by another set's pictures. vpg_c: the "
           "language model asks again; its Q-Former reads no question, so it "
           "was trained anew, and its trained tensors are its own. frozen: no "
-          "guidance. sam_l_k: other layers; in (6, 6) and (12, 12) no layer "
-          "from l to k looks at the pictures.",
+          "guidance. sam_l_k: other layers, at the rate of sam; in (6, 6) and "
+          "(12, 12) no layer from l to k looks at the pictures.",
+          "stories_...: the same arms at the same rates, trained on and asked "
+          "for the last sentence of stories of three to five pictures: who is "
+          "in all of them, and in which colour in the last. Its accuracy is "
+          "over four sentences; CIDEr-D is of the sentence that is written, "
+          "by SAM's normaliser, and at most 10.",
           "By SAM's softmax over the others a set of two trains no attention.",
       ))

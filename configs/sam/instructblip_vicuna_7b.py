@@ -18,14 +18,12 @@ Arguments, NAME=VALUE with commas between:
              compares with it, it is evaluated by its hub id and needs no run.
   preset     released_code (default), paper, recommended: see connectors/sam.py
 
-The loss is that of the answer's words alone. A prompt is bos, the images of a
-sample, one after another, and the instruction, of which the Q-Former keeps the
-last 128 tokens and the LLM all. (In LAVIS bos stands behind the images, a
-space stands between instruction and answer instead of a new line, and the LLM
-too keeps 128.) InstructBLIP's tokenizer must have "</s>" as
-its bos, as in LAVIS, where every prompt begins with token 2 (the hub's
-tokenizer_config.json says so too); FOLDER holds the Q-Former's, BERT's with
-"[DEC]" (`qformer_tokenizer` of the hub's model).
+The loss is that of the answer's words alone. A prompt is the images of a
+sample, one after another, then bos and the instruction, of which the Q-Former
+and the LLM keep the last 128 tokens each. InstructBLIP's tokenizer must have
+"</s>" as its bos, as in LAVIS, where every prompt begins with token 2 (the
+hub's tokenizer_config.json says so too); FOLDER holds the Q-Former's, BERT's
+with "[DEC]" (`qformer_tokenizer` of the hub's model).
 
 Not planned for TPUs yet: on the step of connector=sam the compiler of libtpu
 0.0.42.1 ends in a segmentation fault, and the others were not tried.
@@ -87,8 +85,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = ConfigDict(dict(
       sources=dict(sets=dict(kind="linked_images", options=dict(
           path="data/linked_images"))),
-      template="plain", rows=64, row_length=512, images_per_row=8,
-      labels_per_row=256, pack=True, streams=8))
+      template="blip", prompt_length=128, rows=64, row_length=512,
+      images_per_row=8, labels_per_row=256, pack=True, streams=8))
   c.stages = [dict(
       name="guide", steps=-(-SAMPLES // BATCH), train=TRAINED[kind],
       objectives={"next_token": 1.0}, data={"sets": 1.0},

@@ -53,7 +53,8 @@ def test_rivals_train_what_they_train(kind, count):
 def test_the_data_the_prompt_and_the_loss_are_sams():
   for kind in ("sam", "vpg_c", "qformer"):
     config = read(f"connector={kind}")
-    assert config.data.template == "plain"  # no system text, no roles
+    assert config.data.template == "blip"  # images, bos, instruction, answer
+    assert config.data.prompt_length == 128
     assert config.data.sources["sets"].kind == "linked_images"
     (stage,) = config.stages
     assert stage.objectives == {"next_token": 1.0}

@@ -194,19 +194,22 @@ def test_linear_is_one_map():
 
 
 def _cases():
-  """A connector and a mesh each."""
+  """A connector, options of its own and a mesh each."""
   first, second = dict(data=2, fsdp=2, tensor=2), dict(fsdp=4, tensor=2)
   for name in CONNECTORS.names():
     for mesh, quick in ((first, PLAIN + QUICK), (second, PLAIN)):
       marks = () if name in quick else pytest.mark.slow
-      yield pytest.param(name, mesh, marks=marks,
+      yield pytest.param(name, {}, mesh, marks=marks,
                          id=f"{name}-{'x'.join(map(str, mesh.values()))}")
+  for memory in ("others", "elsewhere"):
+    yield pytest.param("sam", dict(memory=memory), dict(fsdp=8),
+                       marks=pytest.mark.slow, id=f"sam-{memory}-8")
 
 
-@pytest.mark.parametrize("name,shape", _cases())
-def test_sharded_equals_unsharded_with_gradients(name, shape):
+@pytest.mark.parametrize("name,options,shape", _cases())
+def test_sharded_equals_unsharded_with_gradients(name, options, shape):
   features, context = _inputs()
-  params = _random_params(_make(name), features, context)
+  params = _random_params(_make(name, **options), features, context)
 
   def loss(module):
     def run(params, features, context):
@@ -215,7 +218,7 @@ def test_sharded_equals_unsharded_with_gradients(name, shape):
       return (out.tokens.astype("f") ** 2).sum()
     return jax.value_and_grad(run)
 
-  want = jax.jit(loss(_make(name)))(params, features, context)
+  want = jax.jit(loss(_make(name, **options)))(params, features, context)
   mesh = make_mesh(MeshConfig(**shape))
   flat = {f"connector/{k}": v for k, v in flatten(params).items()}
   where = shardings(flat, mesh)
@@ -226,7 +229,7 @@ def test_sharded_equals_unsharded_with_gradients(name, shape):
                                   mesh)["decoder/embed_vd"])
   rows = NamedSharding(mesh, Layout(mesh).spec("b"))
   with jax.set_mesh(mesh):
-    got = jax.jit(loss(_make(name, Layout(mesh))))(
+    got = jax.jit(loss(_make(name, Layout(mesh), **options)))(
         placed, jax.device_put(features, rows),
         Context(table, jax.device_put(context.image_segment_ids, rows),
                 jax.device_put(context.extras, rows)))

@@ -10,7 +10,11 @@ from PIL import Image
 pytest.importorskip("fontawesomefree")
 
 from align_jax.data import SOURCES  # noqa: E402
-from align_jax.data.icon_scenes import IconScenes, answers  # noqa: E402
+from align_jax.data.icon_scenes import (  # noqa: E402
+  IconScenes,
+  answers,
+  concepts,
+)
 from align_jax.data.linked_images.scenes import COLORS  # noqa: E402
 from align_jax.errors import InputError  # noqa: E402
 
@@ -103,6 +107,24 @@ def test_splits_and_seeds_are_held_apart():
           for seed in (0, 1)}
   assert len(set(made.values())) == 8
   assert IconScenes("test").image(0) == made["test", 0]
+
+
+def test_a_smaller_world_and_questions_of_some_kinds():
+  source = IconScenes("train", "questions", scenes=60, words=20,
+                      kinds=("names", "color"))
+  asked = [q for i in range(60) for q in source.ask(i)]
+  assert {q.kind for q in asked} == {"names", "color"}
+  said = [q.answer.split() for q in asked if q.kind == "names"]
+  assert {n for names in said for n in names} == set(concepts(20))
+  here = next((i, q) for i in range(60) for q in source.ask(i)
+              if q.kind == "names")
+  assert here[1].answer.split() == [t.name for t in source.things(here[0])]
+  assert set(concepts(20)) < set(concepts())
+  assert source.picture(0).name != IconScenes("train").picture(0).name
+  with pytest.raises(InputError, match="words is 999"):
+    IconScenes(words=999)
+  with pytest.raises(InputError, match="'colour' is none of .*'color'"):
+    IconScenes(kinds=("colour",))
 
 
 def test_there_are_many_concepts():

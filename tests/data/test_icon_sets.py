@@ -10,8 +10,10 @@ pytest.importorskip("fontawesomefree")
 
 from align_jax.data import SOURCES  # noqa: E402
 from align_jax.data.icon_sets import (  # noqa: E402
+  ASKS,
   QUESTION,
   IconSets,
+  ending,
   kept_for_test,
 )
 from align_jax.data.linked_images.scenes import COLORS  # noqa: E402
@@ -59,13 +61,84 @@ def test_samples():
   assert example["conversation"][0]["content"] == (
       "<image>\n<image>\n<image>\n" + QUESTION)
   assert [x.name for x in example["images"]] == [
-      f"icon_sets/0/train/3/5/{i}/96" for i in range(3)]
+      f"icon_sets/0/train/3/5/{i}/96/9/0" for i in range(3)]
   told = IconSets("text", "told", images=2)[5]
   found = IconSets("text", images=2).set(5)
   lines = told["conversation"][0]["content"].split("\n")
   assert told["images"] == [] and lines[2] == QUESTION
   assert lines[0].split() == [name for name, _ in found.pictures[0]]
   assert told["conversation"][1]["content"] == found.shared
+
+
+def test_a_smaller_world_leaves_cells_empty():
+  source = IconSets("test", images=5, things=6, words=112, sets=3)
+  seen = {n for i in range(200) for p in source.set(i).pictures
+          for n, _ in p}
+  assert len(seen) == 112
+  found = source.set(2)
+  assert [len(set(cells)) for cells in found.cells] == [6] * 5
+  image = np.asarray(Image.open(io.BytesIO(source.image(2, 4))), int)
+  for cell in range(9):
+    row, col = divmod(cell, 3)
+    part = image[32 * row:32 * row + 32, 32 * col:32 * col + 32]
+    assert (np.ptp(part, axis=(0, 1)).max() > 0) == (cell in found.cells[4])
+  with pytest.raises(InputError, match="too few companions"):
+    IconSets("test", images=5, words=40)
+
+
+def test_a_storys_last_sentence_follows_from_the_pictures_before():
+  source = IconSets("test", images=4, asks="ending")
+  for i in range(40):
+    found = source.set(i)
+    # The pictures are those of the set, so that features are kept once.
+    assert found.pictures == IconSets("test", images=4).set(i).pictures
+    before, last = ([dict(p) for p in found.pictures[:-1]],
+                    dict(found.pictures[-1]))
+    (hero,) = set(last).intersection(*before)
+    assert hero == found.shared and found.answer == ending(hero, last[hero])
+    assert len(set(found.choices)) == 4 and found.answer in found.choices
+    # The last picture alone makes two others just as true.
+    true_of_it = {ending(n, c) for n, c in last.items()}
+    assert len(true_of_it & set(found.choices)) == 3
+  told = IconSets("text", "told", images=3, asks="ending")[1]
+  story = IconSets("text", images=3, asks="ending").set(1)
+  lines = told["conversation"][0]["content"].split("\n")
+  name, color = story.pictures[2][0]
+  assert lines[2].startswith(f"{color} {name} ")
+  assert lines[3] == ASKS["ending"]
+  with pytest.raises(InputError, match=r"images is 2 \(3 to 5\)"):
+    IconSets(images=2, asks="ending")
+
+
+def test_stories_as_a_task():
+  task = open_task("icon_stories", dict(split="validation", sets=8,
+                                        train_sets=20, things=6, words=112))
+  assert len(task.items) == 24 and [
+      len(task.image(i)) for i in (0, 8, 16)] == [3, 4, 5]
+  assert all(q == ASKS["ending"] for q, _ in task.training)
+
+  class Parrot:
+    """Says the truth, but for the first story."""
+    config = None
+
+    def prompt(self, example, key):
+      return task.items[key]
+
+    def generator(self):
+      return self
+
+    def generate(self, prompts, read, count):
+      return [["in", "the", "end"] if i == 0 else p.answer.split()
+              for i, p in enumerate(prompts)]
+
+    def text(self, words):
+      return " ".join(words)
+
+  found = task.measures(Parrot())
+  assert found["chance"] == 0.25
+  assert found["written"] == pytest.approx(23 / 24)
+  assert 9 < found["cider"] < 10 and found["rouge_l"] < 1
+  assert {"bleu1", "bleu2", "bleu3", "bleu4"} <= found.keys()
 
 
 def test_task_is_a_choice_of_four():
@@ -84,7 +157,8 @@ def test_task_is_a_choice_of_four():
 
 def test_bad_options():
   with pytest.raises(InputError) as error:
-    IconSets("tests", "image", sets=0, images=5, size=3)
+    IconSets("tests", "image", sets=0, images=6, size=3, asks="end",
+             things=2)
   for part in ("did you mean 'test'", "did you mean 'images'", "sets is 0",
-               "images is 5", "size is 3"):
+               "images is 6", "size is 3", "things is 2", "none of shared"):
     assert part in str(error.value)

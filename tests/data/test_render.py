@@ -262,6 +262,27 @@ def test_blip_has_images_then_bos_then_the_words():
   assert asked.tokens[2:].tolist() == r.tokens[4:7].tolist()
 
 
+def test_a_long_prompt_keeps_its_end_and_the_whole_answer():
+  """InstructBLIP's truncation_side is left; bos stays."""
+  from tokenizers.processors import TemplateProcessing
+  tokenizer = word_tokenizer(None)
+  tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+      single="<|im_start|> $A",
+      special_tokens=[("<|im_start|>", tokenizer.bos_token_id)])
+  case = example("<image>\nwhat color is the shape", "blue", images=1)
+  whole = Renderer(tokenizer, "blip", 2)(case)
+  cut = Renderer(tokenizer, "blip", 2, prompt_length=4)
+  words = tokenizer.convert_ids_to_tokens(cut(case).tokens[2:].tolist())
+  assert words == ["<|im_start|>", " is", " the", " shape", " blue",
+                   "<|im_end|>"]
+  assert cut(case).n_labels == whole.n_labels == 2
+  asked = cut.prompt(case)
+  assert asked.tokens.tolist() == cut(case).tokens[:6].tolist()
+  for length in (6, 7, 0):  # the prompt is bos and five words
+    same = Renderer(tokenizer, "blip", 2, prompt_length=length)(case)
+    assert same.tokens.tolist() == whole.tokens.tolist()
+
+
 def test_learned_tokens_stand_after_bos_and_are_not_supervised():
   from tokenizers.processors import TemplateProcessing
   tokenizer = word_tokenizer(None)

@@ -104,6 +104,18 @@ def test_scores_are_log_probabilities_computed_slowly(world):
       np.testing.assert_allclose(got[i, j], want, rtol=1e-4, atol=1e-4)
 
 
+def test_each_prompt_may_have_answers_of_its_own(world):
+  model, params, prompts, read, _ = world
+  generator = Generator(model, params, [tiny.STOP], rows=4)
+  answers = [[9, tiny.STOP], [12, 13, tiny.STOP], [20]]
+  common = generator.score(prompts, answers, read)
+  turned = [answers[i % 3:] + answers[:i % 3] for i in range(len(prompts))]
+  own = generator.score(prompts, turned, read)
+  for i, row in enumerate(own):
+    np.testing.assert_allclose(row, np.roll(common[i], -(i % 3)), rtol=1e-5,
+                               atol=1e-5)
+
+
 def test_likelihood_prefers_the_greedy_token(world):
   model, params, prompts, read, _ = world
   got = Generator(model, params, [tiny.STOP]).score(

@@ -160,6 +160,21 @@ def test_each_arm_finds_its_learning_rate_on_what_is_not_reported(tmp_path):
   assert runner.calls == [] and again == results
 
 
+def test_an_arm_may_run_at_anothers_rate(tmp_path):
+  like = dataclasses.replace(TUNING, like={"align": "mlp"},
+                             evaluate={"no_blind": True})
+  _, runner = _run(tmp_path, lambda arm, x: 0.7, tuning=like)
+  trained = [" ".join(c) for c in runner.calls if c[1] == "train"]
+  tried, reported = trained[:3], trained[3:]
+  assert all("=mlp" in line for line in tried) and len(reported) == 6
+  assert all(f"{RATE}=0.0001" in line for line in reported)
+  asked = [c for c in runner.calls if c[1] == "evaluate"]
+  assert all(c[-1] == "--no-blind" for c in asked[:3])
+  assert not any("--no-blind" in c for c in asked[3:])
+  with pytest.raises(InputError, match="no rate is tried for"):
+    _study(tuning=dataclasses.replace(TUNING, like={"mlp": "alien"}))
+
+
 def test_tuning_may_not_look_at_what_is_reported():
   with pytest.raises(InputError, match="choose by what is reported"):
     _study(tuning=Tuning((1e-3,), RATE, {}))
