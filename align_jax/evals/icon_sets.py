@@ -41,6 +41,7 @@ class IconSetsTask(DrawnTask):
     self._sources = [IconSets(split, "images", sets, n, size, **world)
                      for n in images]
     self.sets, self.n_images = sets, sets * len(images)
+    self._drawn: dict[int, list[bytes]] = {}
     train = IconSets("train", sets=train_sets, **world)
     question = ASKS[self.asks]
     self.training = [(question, train.set(i).answer)
@@ -59,9 +60,12 @@ class IconSetsTask(DrawnTask):
     return self._sources[item.index // self.sets][item.index % self.sets]
 
   def image(self, image: int) -> list[bytes]:
-    """The PNGs of a set."""
-    source = self._sources[image // self.sets]
-    return [source.image(image % self.sets, i) for i in range(source.images)]
+    """The PNGs of a set, drawn once for all passes."""
+    if image not in self._drawn:
+      source = self._sources[image // self.sets]
+      self._drawn[image] = [source.image(image % self.sets, i)
+                            for i in range(source.images)]
+    return self._drawn[image]
 
   def exchanged(self, seed: int) -> Sequence[int] | None:
     """For each set another one of as many pictures."""

@@ -118,18 +118,21 @@ def test_a_cell_of_sea(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ("sam-0", "vpg_c-0"))
+@pytest.mark.parametrize("cell", ("sam-0", "vpg_c-0", "stories_sam-0"))
 def test_a_cell_of_sam(tmp_path, monkeypatch, cell):
   results = run_one("mini/study_sam", cell, {
-      "stages[0].steps": 2, "data.rows": 4,
-      "eval.options": {"sets": 4, "train_sets": 20}}, tmp_path, monkeypatch)
+      "stages[0].steps": 2, "data.rows": 4, "eval.options": dict(
+          sets=4, train_sets=20, things=6, words=112)}, tmp_path, monkeypatch)
   figures = results["cells"][cell]["figures"]
+  story = cell.startswith("stories")
   assert figures["measures"]["chance"] == 0.25
-  assert set(figures["by_type"]) == {f"{n} pictures" for n in (2, 3, 4)}
-  e, c, d = 96, 16, 32
+  assert ("cider" in figures["measures"]) == story
+  assert set(figures["by_type"]) == {
+      f"{n + story} pictures" for n in (2, 3, 4)}
+  e, c, d = 64, 16, 32
   assert figures["train"]["trained_parameters"] == (
-      2 * (e * e + e) + c + 1 if cell == "sam-0"
-      else 4 * e + d * e + e + e * d + d)
+      3 * e + d * e + e + e * d + d if cell == "vpg_c-0"
+      else 2 * (e * e + e) + c + 1)
 
 
 @pytest.mark.slow
