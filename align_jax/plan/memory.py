@@ -129,7 +129,7 @@ class _Moments:
         "head": (early + late + kept + table + head + 2 * self._logits()
                  + self._turned_tables()),
         "decoder": (early + late + kept + head + grads["decoder"]
-                    + self._decoder_layer()),
+                    + self._decoder_layer() + self._turned_tables()),
         "connector": (early + self._kept_tower() + head + grads["decoder"]
                       + grads["connector"] + tables + self._connector()),
         "tower": (early + self._kept_tower() + head + sum(grads.values())
@@ -239,8 +239,13 @@ class _Moments:
     form = attention_form(self.parts, length)
     if form != "plain":  # never all at once
       scores = min(scores, 12.0 * SCORES) if form == "chunked" else 0.0
+    inside = 0.0
+    if self._trains("decoder"):  # its products' inputs wait for gradients
+      across = (-(-c.head_width // _LANES) * _LANES if self.tiled
+                else c.head_width)
+      inside = 2 * self.tokens * across * (c.heads + c.kv_heads) / tensor
     return (weights * self.width + wide + scores
-            + 6 * self.tokens * c.width * self.width)
+            + (6 * self.tokens * c.width + inside) * self.width)
 
   def _tower_layer(self) -> float:
     c = self.tower

@@ -16,8 +16,14 @@ from align_jax.validate import validate
 COMPILED = {
     ("scale/llama31_70b:connector=align", "all"): 28_489_821_728,
     ("scale/llama31_8b_long", "all"): 7_196_564_992,
-    ("sea/llava15:llm=vicuna_7b,sea=paper", "align"): 4_062_433_280,
-    ("sea/llava15:llm=vicuna_7b,sea=paper", "instruct"): 8_329_149_440,
+    ("sea/llava15:llm=vicuna_7b,sea=paper", "align"): 4_062_433_792,
+    ("sea/llava15:llm=vicuna_7b,sea=paper", "instruct"): 8_329_149_952,
+    ("sea/llava15:llm=vicuna_7b,unfreeze=on,sea=off", "instruct"):
+        8_681_148_928,
+    ("sea/llava15:llm=gemma_2b,sea=off", "align"): 4_140_637_184,
+    ("sea/llava15:llm=phi3_mini,sea=off", "instruct"): 11_268_319_744,
+    ("sea/llava15:llm=llama3_8b,sea=off", "align"): 4_860_827_136,
+    ("sea/llava15:llm=vicuna_13b,sea=off", "instruct"): 7_440_686_592,
 }
 
 
