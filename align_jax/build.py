@@ -28,10 +28,11 @@ from align_jax.config import (
 )
 from align_jax.connectors import CONNECTORS
 from align_jax.connectors.protocol import Connector
+from align_jax.data import TILINGS
 from align_jax.data.example import Example
 from align_jax.data.images import ImageReader
 from align_jax.data.render import Renderer
-from align_jax.data.tiling import TILINGS, Frame
+from align_jax.data.tiling import Frame
 from align_jax.decoders import DECODERS
 from align_jax.decoders.lora import Lora
 from align_jax.decoders.transformer import DecoderConfig

@@ -129,7 +129,7 @@ def _names(config: Config) -> Iterator[str]:
 
 def _tiling(tiling: TilingConfig) -> Iterator[str]:
   """Faults in how images are cut."""
-  from align_jax.data.tiling import TILINGS
+  from align_jax.data import TILINGS
 
   faults = list(_registered(TILINGS, tiling.kind, tiling.options,
                             "data.tiling", "kind"))

@@ -144,6 +144,10 @@ class GuidedPerceiver(Perceiver):
   layer_c: int = 0
   memory: str = "others"
 
+  def guided_layers(self, depth: int) -> tuple[int, int]:
+    """(l, k) of a perceiver of so many layers."""
+    return self.layer_h or (depth + 1) // 2, self.layer_c or depth
+
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,
                context: Context) -> ConnectorOutput:
@@ -160,9 +164,9 @@ class GuidedPerceiver(Perceiver):
       return y.reshape(x.shape)
 
     depth = self.depth or FORMS[self.form]["depth"]
+    layer_h, layer_c = self.guided_layers(depth)
     guidance = CrossImageGuidance(
-        layer_h=self.layer_h or (depth + 1) // 2,
-        layer_c=self.layer_c or depth, depth=depth, memory=self.memory,
+        layer_h=layer_h, layer_c=layer_c, depth=depth, memory=self.memory,
         dtype=self.dtype, layout=self.layout, name="guidance")
     rows = lambda x: x.reshape(b, n, *x.shape[1:])
     x = guidance(run, rows(start), sample_of(context, n, False),

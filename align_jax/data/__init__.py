@@ -8,6 +8,8 @@
                                     icon_sets.py documents/ english.py
   render    an example as tokens with a loss mask       render.py
   images    an image as uint8 pixels with a box         images.py
+            several tiles of an image       tiling.py anyres.py coverage.py
+                                            canvas.py
   features  what a frozen tower gives for an image      features.py
   rows      several samples in one row of fixed size    rows.py
   pipeline  rows as batches, in a reproducible order    pipeline.py
@@ -38,4 +40,11 @@ SOURCES = Registry("source", {
     "webdataset": "align_jax.data.webdataset:WebDataset",
 })
 
-__all__ = ["PLACEHOLDER", "SOURCES", "BadSample", "Example", "Source"]
+TILINGS = Registry("tiling", {
+    "anyres": "align_jax.data.anyres:Anyres",
+    "canvas": "align_jax.data.canvas:Canvas",
+    "coverage": "align_jax.data.coverage:Coverage",
+})
+
+__all__ = ["PLACEHOLDER", "SOURCES", "TILINGS", "BadSample", "Example",
+           "Source"]

@@ -1,8 +1,8 @@
 """A model with a connector that transformers lacks, with the code for it.
 
 The folder holds `modeling_align_jax.py`, a small torch file of ours that is
-LLaVA with another connector, `connector_align_jax.py`, that connector, and
-config.json's `auto_map` names them:
+LLaVA with another connector, `connector_align_jax.py`, that connector (with
+what it imports beside it), and config.json's `auto_map` names them:
 
   AutoModelForImageTextToText.from_pretrained(FOLDER, trust_remote_code=True)
 
@@ -11,10 +11,13 @@ A connector that can be written is a file in `hub/remote/` and an entry of
 """
 
 import dataclasses
+import functools
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from align_jax.errors import InputError
 from align_jax.hub import export_vlm as shared
@@ -24,11 +27,13 @@ from align_jax.hub.keymaps.llava import (
     llava_family,
     takes_normed,
 )
-from align_jax.hub.remote_connectors import FOLDER, Sizes, form_of
+from align_jax.hub.remote_code import copy_code
+from align_jax.hub.remote_connectors import FOLDER, NEWLINE, Sizes, form_of
 from align_jax.hub.write import Tensor, write_safetensors
 
 CODE = FOLDER / "modeling_align_jax.py"
-PROCESSING = FOLDER / "processing_align_jax.py"
+
+_PROJECTOR = "model.multi_modal_projector."
 
 
 def export_remote(run: Any, merged: Any, folder: Path,
@@ -40,11 +45,9 @@ def export_remote(run: Any, merged: Any, folder: Path,
   """
   model = merged.parts.config
   kind, module = model.connector.kind, merged.parts.model.connector
-  form = form_of(kind, module)
+  form, tiling = form_of(kind, module), merged.config.data.tiling
   if model.prompt_tokens:
     raise InputError(f"learned prompt tokens have no torch form in {CODE.name}")
-  if merged.config.data.tiling.kind or model.newline:
-    raise InputError(f"images cut into tiles have no torch form in {CODE.name}")
   config = merged.parts.model.tower.config
   options = form.options(module, Sizes(
       config.patches + model.tower.class_token, config.width,
@@ -61,29 +64,44 @@ def export_remote(run: Any, merged: Any, folder: Path,
   written["connector_options"] = {
       "vocab_size": language.vocab_size,
       "embed_scale": language.embed_scale,
-      "tokens": shared.tokens_of_image(merged.parts),
+      "tokens": merged.parts.tokens_per_image if tiling.kind else
+      shared.tokens_of_image(merged.parts),
+      "tiled": bool(tiling.kind),
+      "newline": model.newline or getattr(module, "newline", False),
       "after_norm": takes_normed(whole.tower, whole.layer)} | options
   inside = Family(kind, form.rules, lambda raw: raw, lambda c: {})
-  renamed = form.rename(module)
   tensors = [
       *shared.part_tensors(merged, "tower", tower, "model.vision_tower."),
-      *(dataclasses.replace(t, key=renamed(t.key))
-        for t in shared.part_tensors(
-            merged, "connector", inside,
-            "model.multi_modal_projector.connector.")),
+      *_newline(merged),
+      *(dataclasses.replace(t, key=_connected(t.key, form.rename(module)))
+        for t in shared.part_tensors(merged, "connector", inside)),
       *map(_in_memory, shared.with_rows(
           shared.part_tensors(merged, "decoder", decoder),
           [decoder.rules[name][0] for name in ("embed_vd", "head_vd")],
           token))]
   folder.mkdir(parents=True, exist_ok=True)
-  for file in (CODE, PROCESSING):
-    shutil.copyfile(file, folder / file.name)
-  shutil.copyfile(FOLDER / f"connector_{form.file}.py",
-                  folder / "connector_align_jax.py")
+  copy_code(folder, f"connector_{form.file}", tiling.kind)
   (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
-  shared.write_processor(run, token, folder, remote=PROCESSING.stem)
+  shared.write_processor(
+      run, token, folder,
+      remote="processing_tiles_align_jax" if tiling.kind else
+      "processing_align_jax")
   shared.write_generation(run, token, folder)
   return write_safetensors(folder, tensors, max_bytes)
+
+
+def _connected(key: str, renamed: Callable[[str], str]) -> str:
+  """A connector's tensor as the torch model calls it."""
+  inside = "" if key == NEWLINE else "connector."
+  return f"{_PROJECTOR}{inside}{renamed(key)}"
+
+
+def _newline(merged: Any) -> list[Tensor]:
+  """The model's own, if it has one."""
+  shape = merged.shapes.get("newline_xd")
+  return [] if shape is None else [Tensor(
+      _PROJECTOR + NEWLINE, shape.shape, np.dtype(shape.dtype),
+      functools.partial(merged.value, "newline_xd", 0))]
 
 
 def _in_memory(tensor: Tensor) -> Tensor:

@@ -269,12 +269,14 @@ def write_processor(run: Any, token: ImageToken, folder: Path,
   images.save_pretrained(folder)  # where transformers 4 looks for it
   module = run.parts.model.connector
   count, reads = tokens_of_image(run.parts), getattr(module, "text", False)
-  if remote and (reads or count != config.patches + tower.class_token):
-    _write_own_processor(module, count, folder, remote)
+  tiled = run.config.data.tiling.kind
+  if remote and (reads or tiled
+                 or count != config.patches + tower.class_token):
+    _write_own_processor(run, count, folder, remote)
   _check(run, token, folder, remote)
 
 
-def _write_own_processor(module: Any, count: int, folder: Path,
+def _write_own_processor(run: Any, count: int, folder: Path,
                          remote: str) -> None:
   """Names our own processor in the place of LLaVA's, with what it needs.
 
@@ -283,9 +285,15 @@ def _write_own_processor(module: Any, count: int, folder: Path,
   """
   file = folder / "processor_config.json"
   written = json.loads(file.read_text(encoding="utf-8"))
-  written |= {"processor_class": "AlignJaxProcessor",
-              "auto_map": {"AutoProcessor": f"{remote}.AlignJaxProcessor"},
+  module, tiling = run.parts.model.connector, run.config.data.tiling
+  name = f"AlignJax{'Tiles' if tiling.kind else ''}Processor"
+  written |= {"processor_class": name,
+              "auto_map": {"AutoProcessor": f"{remote}.{name}"},
               "tokens_per_image": count}
+  if tiling.kind:
+    written["tiling"] = {
+        "options": dict(tiling.options), "side": run.parts.image_size,
+        "tokens": run.parts.tokens_per_image, "frame": run.parts.frame}
   if getattr(module, "text", False):
     if not module.tokenizer:
       raise InputError("the connector reads instructions: set "
@@ -352,8 +360,11 @@ def _check(run: Any, token: ImageToken, folder: Path, remote: str) -> None:
   y, x = np.mgrid[:90, :120]
   picture = Image.fromarray(np.stack(
       [2 * y, 2 * x, 255 - y - x], -1).astype(np.uint8))
+  if run.config.data.tiling.kind:  # so large that it is cut
+    side = run.parts.image_size
+    picture = picture.resize((3 * side // 2, 2 * side))
   words = "What is it?"
-  rendered = run.renderer.prompt(question(words, [picture]))
+  rendered = run.prompt(question(words, [picture]))
   want = np.where(rendered.visual == -1, rendered.tokens, token.id)
   processor = transformers.AutoProcessor.from_pretrained(
       folder, trust_remote_code=bool(remote))
@@ -368,11 +379,15 @@ def _check(run: Any, token: ImageToken, folder: Path, remote: str) -> None:
     raise InputError(
         f"{folder}: the processor that was written reads {ids.tolist()} where "
         f"the run reads {want.tolist()}; this tokenizer cannot be exported")
+  if "image_places" in got and not np.array_equal(
+      got["image_places"][0], rendered.visual[rendered.visual != -1]):
+    raise InputError(f"{folder}: the processor that was written puts tiles "
+                     "elsewhere than the run does")
   config = run.parts.model.tower.config
-  pixels, box = run.reader(picture)
-  ours = np.asarray(normalise(jnp.asarray(pixels[None]), box[None],
-                              config.mean, config.std))[0]
-  theirs = np.asarray(got["pixel_values"])[0].transpose(1, 2, 0)
+  pixels, boxes = run.read(picture)
+  ours = np.asarray(normalise(jnp.asarray(pixels), boxes, config.mean,
+                              config.std))
+  theirs = np.asarray(got["pixel_values"]).transpose(0, 2, 3, 1)
   if ours.shape != theirs.shape or np.abs(ours - theirs).max() > 1e-4:
     raise InputError(f"{folder}: the image processor that was written gives "
                      "other pixels than the run reads")

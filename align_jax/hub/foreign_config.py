@@ -36,11 +36,16 @@ class ForeignConfigError(InputError):
 
 
 class Fields:
-  """The fields of a config.json, each to be accounted for."""
+  """The fields of a config.json, each to be accounted for.
 
-  def __init__(self, hf: dict[str, Any]):
+  Args:
+    hf: the fields.
+    what: they are of, for people; a config.json of its model_type if "".
+  """
+
+  def __init__(self, hf: dict[str, Any], what: str = ""):
     self._rest = dict(hf)
-    self._kind = hf.get("model_type", "?")
+    self._what = what or f"{hf.get('model_type', '?')!r} config.json"
     self._faults: list[str] = []
 
   def take(self, name: str, default: Any) -> Any:
@@ -93,6 +98,6 @@ class Fields:
       self.fault(str(error))
     if self._faults:
       raise ForeignConfigError(
-          f"this {self._kind!r} config.json cannot be followed:\n  "
+          f"this {self._what} cannot be followed:\n  "
           + "\n  ".join(self._faults))
     return made

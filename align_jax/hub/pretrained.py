@@ -8,6 +8,7 @@
 import dataclasses
 import fnmatch
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from align_jax.decoders.lora import is_adapter
 from align_jax.errors import InputError
 from align_jax.hub.fill import load_flat
+from align_jax.hub.foreign_config import Fields
 from align_jax.hub.keymaps import FAMILIES, Family, family_of
 from align_jax.hub.locate import is_id, locate, revision
 from align_jax.hub.match import faults_of, part_keys, refuse
@@ -90,7 +92,7 @@ def read_spec(weights: str | Path, part: str = "") -> Spec:
   if not (path / "config.json").is_file():
     raise InputError(f"{weights}: no config.json in {path}; weights are a "
                      "Hugging Face folder or a .gguf file")
-  raw = json.loads((path / "config.json").read_text())
+  raw = _read_json(path / "config.json")
   model_type = raw.get("model_type", "")
   try:
     whole = family_of(raw)
@@ -123,10 +125,25 @@ def processor_fields(path: Path) -> dict[str, Any]:
   for name, inside in (("preprocessor_config.json", ""),
                        ("processor_config.json", "image_processor")):
     if (path / name).is_file():
-      fields = json.loads((path / name).read_text())
+      fields = _read_json(path / name)
       if fields := fields.get(inside, {}) if inside else fields:
         return fields
   return {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+  """A JSON object.
+
+  Raises:
+    InputError: the file does not hold one.
+  """
+  try:
+    fields = json.loads(file.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise InputError(f"{file} is no readable JSON: {error}") from error
+  if not isinstance(fields, dict):
+    raise InputError(f"{file} holds no JSON object")
+  return fields
 
 
 def with_processor(tower: Any, pixels: Mapping[str, Any],
@@ -137,7 +154,20 @@ def with_processor(tower: Any, pixels: Mapping[str, Any],
     tower: as its own config.json says it.
     pixels: of the processor, see `processor_fields`.
     resamples: positions fit another size of images, too.
+
+  Raises:
+    ForeignConfigError: pixels that come otherwise to a tower than
+      `towers.pixels.normalise` brings them.
   """
+  given = Fields({
+      name: pixels[name] for name in ("do_rescale", "do_normalize")
+      if pixels.get(name) is not None}, "image processor")
+  given.expect("do_rescale", True)
+  given.expect("do_normalize", True)
+  scale = pixels.get("rescale_factor") or 1 / 255
+  if not math.isclose(scale, 1 / 255, rel_tol=1e-6):
+    given.refuse("rescale_factor", scale, (1 / 255,))
+  given.finish(dict, {})
   changed = dict(mean=tuple(pixels.get("image_mean") or tower.mean),
                  std=tuple(pixels.get("image_std") or tower.std))
   cropped = pixels.get("do_center_crop", True) and pixels.get("crop_size")
@@ -270,7 +300,13 @@ def load_tokenizer(source: Spec | str | Path) -> Any:
       "vocab.txt")):
     raise InputError(f"no tokenizer in {path} (looked for tokenizer.json, "
                      "tokenizer.model, spiece.model, vocab.json, vocab.txt)")
-  return transformers.AutoTokenizer.from_pretrained(path)
+  try:
+    # Not asked for, code of a checkpoint would be offered to be run.
+    return transformers.AutoTokenizer.from_pretrained(
+        path, trust_remote_code=False)
+  except ValueError as error:
+    raise InputError(f"{path}: its tokenizer cannot be read, and code of a "
+                     f"checkpoint is never run: {error}") from error
 
 
 def load_processor(source: Spec | str | Path) -> Any:

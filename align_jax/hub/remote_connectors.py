@@ -19,6 +19,10 @@ from align_jax.hub.keymaps.connectors import affine, dense
 FOLDER = Path(__file__).parent / "remote"
 
 
+# Of a model's newline, or of one that its connector has.
+NEWLINE = "newline"
+
+
 class Sizes(NamedTuple):
   """What a connector is told of its model: P, C, D and V."""
   patches: int
@@ -68,37 +72,47 @@ _MLP: Rules = {
     **affine("in_norm", "norm_1", "f"),
     **dense("out", "fd", "out_bias", "linear_2"),
     **affine("out_norm", "norm_2", "d"),
+    "newline_xd": (NEWLINE, "x d -> x d"),
 }
 
 
 def _mlp(module: Any, sizes: Sizes) -> dict[str, Any]:
-  if module.newline:
-    raise InputError("an mlp connector with a newline has no torch form")
   return {"layers": 2, "hidden": module.hidden(sizes.width),
           "activation": module.activation, "norms": hasattr(module, "gain")}
 
 
 def _perceiver(module: Any, sizes: Sizes) -> dict[str, Any]:
-  published = FORMS[module.form]
+  size = {name: getattr(module, name) or published
+          for name, published in FORMS[module.form].items()}
+  guidance = None
+  if hasattr(module, "layer_h"):
+    l, k = module.guided_layers(size["depth"])
+    guidance = _guidance(l, k, size["depth"], module.memory, 0)
   return {"form": module.form, "latents": module.latents,
-          "in_width": module.in_width or 4 * sizes.dim_out} | {
-              name: getattr(module, name) or size
-              for name, size in published.items()}
+          "in_width": module.in_width or 4 * sizes.dim_out,
+          "guidance": guidance} | size
 
 
 def _qformer(module: Any, sizes: Sizes) -> dict[str, Any]:
   guidance = None
   if hasattr(module, "layer_h"):
-    guidance = {"l": module.setting("layer_h"), "k": module.setting("layer_c"),
-                "memory": module.setting("memory"),
-                "guided": 0 if module.setting("guide_text")
-                else module.queries}
-    if guidance["memory"] == "elsewhere":
-      raise InputError("SAM's control 'elsewhere' reads another row of the "
-                       "batch and has no torch form")
-  return _fields(module, "queries", "depth", "period", "width", "heads",
-                 "mlp_width", "text", "words", "positions") | {
-                     "guidance": guidance}
+    guidance = _guidance(
+        module.setting("layer_h"), module.setting("layer_c"), module.depth,
+        module.setting("memory"),
+        0 if module.setting("guide_text") else module.queries)
+  return _fields(module, *_QFORMER, "text", "words", "positions") | {
+      "guidance": guidance}
+
+
+def _guidance(l: int, k: int, depth: int, memory: str,
+              guided: int) -> dict[str, Any]:
+  if memory == "elsewhere":
+    raise InputError("SAM's control 'elsewhere' reads another row of the "
+                     "batch and has no torch form")
+  return {"l": l, "k": k, "depth": depth, "memory": memory, "guided": guided}
+
+
+_QFORMER = ("queries", "depth", "period", "width", "heads", "mlp_width")
 
 
 def _fields(module: Any, *names: str) -> dict[str, Any]:
@@ -112,11 +126,17 @@ def _looks(module: Any) -> Callable[[str], str]:
       lambda m: f"encoder.layer.{int(m[1]) * module.period}.", key)
 
 
-_SAM: Rules = {
-    "guidance/score_c": ("score.weight", "1 c -> c"),
-    "guidance/score_bias": ("score.bias", "o -> o"),
-    **dense("guidance/h", "eo", "guidance/h_bias", "guide_h"),
-    **dense("guidance/c", "eo", "guidance/c_bias", "guide_c"),
+_GUIDANCE: Rules = {
+    "guidance/score_c": ("guidance.score.weight", "1 c -> c"),
+    "guidance/score_bias": ("guidance.score.bias", "o -> o"),
+    **dense("guidance/h", "eo", "guidance/h_bias", "guidance.h"),
+    **dense("guidance/c", "eo", "guidance/c_bias", "guidance.c"),
+}
+_VPG_C: Rules = {
+    **qformer.BLIP2,
+    "again_queries_te": ("query_tokens_again", "1 t e -> t e"),
+    **dense("again_ask", "de", "again_ask_bias", "ask"),
+    **dense("again_tell", "ed", "again_tell_bias", "tell"),
 }
 _LATENTS: Rules = {
     **maps.PERCEIVER_FLAMINGO,
@@ -151,8 +171,14 @@ FORMS_IN_TORCH: Mapping[str, Form] = {
             "patches": sizes.patches, "hidden": module.mlp_width} | _fields(
                 module, "latents", "width", "depth", "heads", "points")),
     "qformer": Form("qformer", qformer.INSTRUCTBLIP, _qformer, _looks),
-    "sam": Form("qformer", {**qformer.INSTRUCTBLIP, **_SAM}, _qformer,
+    "sam": Form("qformer", {**qformer.INSTRUCTBLIP, **_GUIDANCE}, _qformer,
                 _looks),
+    "guided_perceiver": Form("perceiver", {**_LATENTS, **_GUIDANCE},
+                             _perceiver),
+    "vpg_c": Form(
+        "vpg_c", _VPG_C,
+        lambda module, sizes: _fields(module, *_QFORMER) | {
+            "look_again_after": module.feedback_layer}, _looks),
 }
 
 
@@ -163,14 +189,12 @@ def form_of(kind: str, module: Any) -> Form:
     InputError: it has none.
   """
   if kind not in FORMS_IN_TORCH:
-    why = (": it looks again in the middle of the language model"
-           if kind == "vpg_c" else "")
-    raise InputError(f"connector {kind!r} has no torch form{why} (there is "
-                     f"one for: {', '.join(FORMS_IN_TORCH)})")
+    raise InputError(f"connector {kind!r} has no torch form (there is one "
+                     f"for: {', '.join(FORMS_IN_TORCH)})")
   form = FORMS_IN_TORCH[kind]
   if kind in ("qformer", "sam") and not module.text:
-    return form._replace(rules={**qformer.BLIP2, **_SAM})
+    return form._replace(rules={**qformer.BLIP2, **_GUIDANCE})
   if getattr(module, "form", "") == "idefics2":
-    return form._replace(rules=prefixed(maps.PERCEIVER_IDEFICS2, "",
-                                        "connector."))
+    return form._replace(rules={
+        **prefixed(maps.PERCEIVER_IDEFICS2, "", "connector."), **_GUIDANCE})
   return form

@@ -29,6 +29,7 @@ from align_jax.config import (
     TilingConfig,
 )
 from align_jax.errors import InputError
+from align_jax.hub.foreign_config import ForeignConfigError
 from align_jax.hub.locate import revision
 from align_jax.hub.pretrained import Spec, processor_fields, read_spec
 from align_jax.parallel.layout import Layout
@@ -115,16 +116,23 @@ def _whole(weights: str | Path) -> Spec:
 
 
 def _tiling(spec: Spec) -> TilingConfig:
-  """How images are cut.
+  """How images are cut: as config.json says it, or the image processor.
 
   Raises:
     InputError: the image processor cuts them in another way.
   """
-  if processor_fields(spec.path).get("crop_to_patches"):
+  fields = processor_fields(spec.path)
+  if not fields.get("crop_to_patches"):
+    return TilingConfig(*spec.config.tiling)
+  if spec.family.tiling is None:
     raise InputError(
         f"{spec.path}: its image processor cuts images into tiles "
         "(crop_to_patches), which is not implemented for this model")
-  return TilingConfig(*spec.config.tiling)
+  try:
+    return TilingConfig(*spec.family.tiling(fields,
+                                            spec.config.tower.image_size))
+  except ForeignConfigError as error:
+    raise InputError(f"{spec.path}: {error}") from error
 
 
 def _ends(spec: Spec) -> tuple[int, ...]:

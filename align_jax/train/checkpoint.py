@@ -9,7 +9,7 @@ that was cut short leaves a temporary folder that the next start removes.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +153,23 @@ class Checkpoints:
       self._all.close()
 
 
-def save_arrays(folder: Path, arrays: Flat) -> None:
-  """Saves flat arrays in a folder, for any reader of Orbax."""
+def save_arrays(folder: Path, groups: Iterable[Flat]) -> None:
+  """Saves flat arrays in a folder, for any reader of Orbax.
+
+  Args:
+    folder: where to; what lies there is replaced.
+    groups: the arrays, some at a time: each group is written before the next
+      is asked for.
+  """
+  folder = Path(folder).absolute()
+  for old in (folder, folder.with_name(f"{folder.name}.partial_save")):
+    if old.exists():
+      shutil.rmtree(old)
   with _context():
-    ocp.save(Path(folder).absolute(), arrays, overwrite=True)
+    for arrays in groups:
+      ocp.partial.save(folder, arrays)
+      del arrays  # before the next ones are made
+    ocp.partial.finalize(folder)
 
 
 def gather_json(value: Any) -> list[Any]:

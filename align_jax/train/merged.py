@@ -8,7 +8,8 @@ was trained is never in memory.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def _sources(parts: Parts, shapes: Mapping[str, Any]) -> dict[str, _Source]:
 
 
 def export_orbax(run: Any, merged: Merged, folder: Path,
-                 max_bytes: int = 0) -> list[Path]:
+                 max_bytes: int = 4 << 30) -> list[Path]:
   """Every parameter as an Orbax checkpoint FOLDER/params, in our names.
 
   Frozen parameters are read from the files they came from, whose hashes were
@@ -196,23 +197,45 @@ def export_orbax(run: Any, merged: Merged, folder: Path,
     run: unused; every layout is given it.
     merged: the parameters.
     folder: where to; config.json, the run's, lies beside.
-    max_bytes: unused; Orbax cuts files itself.
+    max_bytes: of parameters in memory at a time; one that is larger, such as a
+      stack of many layers, is there alone.
 
   Returns:
     The files of weights.
   """
-  del run, max_bytes
-  arrays = {}
+  del run
+  folder.mkdir(parents=True, exist_ok=True)
+  groups = (_arrays(merged, paths) for paths in _groups(merged, max_bytes))
+  save_arrays(folder / "params", groups)
+  manifest.write_json(folder / "config.json", plain(merged.config))
+  return sorted(f for f in (folder / "params").rglob("*") if f.is_file())
+
+
+def _groups(merged: Merged, max_bytes: int) -> Iterator[list[str]]:
+  """The parameters' paths, so many at a time."""
+  group, size = [], 0
   for path, shape in merged.shapes.items():
+    needs = math.prod(shape.shape) * shape.dtype.itemsize
+    if group and size + needs > max_bytes:
+      yield group
+      group, size = [], 0
+    group.append(path)
+    size += needs
+  yield group
+
+
+def _arrays(merged: Merged, paths: Iterable[str]) -> dict[str, jax.Array]:
+  """Parameters, layer by layer into their shards."""
+  arrays = {}
+  for path in paths:
     stacked = "layers" in path.split("/")[:-1]
+
     def read(cuts: tuple[slice, ...], path=path,
              stacked=stacked) -> np.ndarray:
       if not stacked:
         return merged.value(path, 0)[cuts]
       return np.stack([merged.value(path, n)[cuts[1:]]
                        for n in range(cuts[0].start, cuts[0].stop)])
-    arrays[path] = fill(shape, read, stacked, int(stacked))
-  folder.mkdir(parents=True, exist_ok=True)
-  save_arrays(folder / "params", arrays)
-  manifest.write_json(folder / "config.json", plain(merged.config))
-  return sorted(f for f in (folder / "params").rglob("*") if f.is_file())
+
+    arrays[path] = fill(merged.shapes[path], read, stacked, int(stacked))
+  return arrays

@@ -7,12 +7,14 @@ import pytest
 from PIL import Image
 
 from align_jax.config import DataConfig, TilingConfig
+from align_jax.data import TILINGS
+from align_jax.data.anyres import Anyres
 from align_jax.data.coverage import Coverage
 from align_jax.data.images import BadImage, ImageReader
 from align_jax.data.pipeline import Pipeline
 from align_jax.data.render import Renderer, show
 from align_jax.data.rows import over_budget
-from align_jax.data.tiling import NO_FRAME, TILINGS, Anyres, Frame
+from align_jax.data.tiling import NO_FRAME, Frame
 from align_jax.errors import InputError
 from align_jax.towers.pixels import normalise
 from tests.data.samples import example, mixed_examples

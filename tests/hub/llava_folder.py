@@ -142,8 +142,9 @@ def theirs(model: Any, processor: Any, images: list[Any], words: str,
           logits.float().numpy())
 
 
-def logits_of(run: Any, images: list[Any], words: str) -> np.ndarray:
-  """f32[L,V] of a prompt, all of it in one row."""
+def logits_of(run: Any, images: list[Any], words: str,
+              **fields: Any) -> np.ndarray:
+  """f32[L,V] of a prompt, all of it in one row, with `fields` of a batch."""
   renderer = run.renderer
   _, places = run.reader.places(images, renderer.tokens_per_image,
                                 renderer.frame)
@@ -160,7 +161,7 @@ def logits_of(run: Any, images: list[Any], words: str) -> np.ndarray:
       images=pixels[None], image_boxes=boxes[None],
       image_segment_ids=np.ones((1, len(pixels)), np.int32),
       extras={name: np.asarray(x)[None, None]
-              for name, x in run.extras(example).items()})
+              for name, x in run.extras(example).items()}, **fields)
   # As one program: op by op, each would be compiled alone.
   return np.asarray(jax.jit(lambda params, batch: run.model.apply(
       {"params": params}, batch, method=_logits)[0])(run.params, batch))

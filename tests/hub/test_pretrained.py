@@ -97,3 +97,47 @@ def test_processors_come_in_their_pil_form(tmp_path: Path, name: str) -> None:
       ("feature_extractor_type" if "Extractor" in name
        else "image_processor_type"): name, "size": 32}))
   assert type(load_processor(tmp_path)).__name__ == "CLIPImageProcessorPil"
+
+
+def test_pixels_that_no_tower_here_gets_are_refused(tmp_path: Path) -> None:
+  _write(tmp_path, model_type="siglip_vision_model")
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps({
+      "image_processor_type": "SiglipImageProcessor", "do_rescale": False,
+      "do_normalize": False, "rescale_factor": 1 / 127.5}))
+  with pytest.raises(ForeignConfigError, match="(?s)do_rescale False.*"
+                     "do_normalize False.*rescale_factor 0.00784"):
+    read_spec(tmp_path)
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps({
+      "image_processor_type": "SiglipImageProcessor", "do_rescale": None,
+      "rescale_factor": 0.00392156862745098}))
+  assert read_spec(tmp_path).kind == "siglip"
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+def test_damaged_json_is_said_by_name(
+    name: str, text: str, tmp_path: Path) -> None:
+  (_write(tmp_path) / name).write_text(text)
+  with pytest.raises(InputError, match=f"/{name} (is no|holds no) "):
+    read_spec(tmp_path)
+
+
+def test_code_of_a_checkpoint_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  """Not even where a user could be asked whether it may."""
+  ran = tmp_path / "ran"
+  (tmp_path / "mine.py").write_text(
+      f"open({str(ran)!r}, 'w').close()\nclass Mine: pass\n")
+  code = {"AutoConfig": "mine.Mine", "AutoTokenizer": ["mine.Mine", None],
+          "AutoModel": "mine.Mine", "AutoImageProcessor": "mine.Mine"}
+  _write(tmp_path, auto_map=code, model_type="mine")
+  (tmp_path / "tokenizer.json").write_text("{}")
+  (tmp_path / "tokenizer_config.json").write_text(json.dumps(
+      {"auto_map": code, "tokenizer_class": "Mine"}))
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps(
+      {"auto_map": code, "image_processor_type": "MineImageProcessor"}))
+  monkeypatch.setattr("builtins.input", lambda *_: "y")
+  for load in (read_spec, load_tokenizer, load_processor):
+    with pytest.raises(InputError):
+      load(tmp_path)
+  assert not ran.exists()

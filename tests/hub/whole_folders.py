@@ -72,8 +72,9 @@ def instructblip(folder: Path, rows: int = ROWS, dtype: Any = None,
 
 
 def ovis2(folder: Path, stride: int = 1, tied: bool = False, seed: int = 0,
-          tiles: int = 1) -> tuple[Any, Any]:
-  """(model, processor), written to a folder."""
+          tiles: int = 1, side: int = SIDE, patch: int = PATCH,
+          **cutting: Any) -> tuple[Any, Any]:
+  """(model, processor), written to a folder; `cutting` is the processor's."""
   words = _words(folder / "words")
   names = ["<image>", "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>",
            "<IMG_ROW>", "<IMG_END>"]
@@ -82,11 +83,13 @@ def ovis2(folder: Path, stride: int = 1, tied: bool = False, seed: int = 0,
   ids = words.convert_tokens_to_ids(names)
   processor = transformers.Ovis2Processor(
       transformers.Ovis2ImageProcessorPil(
-          size=dict(height=SIDE, width=SIDE), crop_to_patches=tiles > 1,
-          max_patches=tiles),
-      words, OVIS_TEMPLATE, image_seq_length=(SIDE // PATCH // stride) ** 2)
+          size=dict(height=side, width=side), crop_to_patches=tiles > 1,
+          max_patches=tiles, **cutting),
+      words, OVIS_TEMPLATE, image_seq_length=(side // patch // stride) ** 2)
   config = transformers.Ovis2Config(
-      vision_config=VISION | dict(vocab_size=30, hidden_stride=stride),
+      vision_config=VISION | dict(
+          vocab_size=30, hidden_stride=stride, image_size=side,
+          patch_size=patch),
       text_config=dict(model_type="qwen2", vocab_size=ROWS,
                        tie_word_embeddings=tied, **TEXT),
       vocab_size=ROWS, hidden_size=TEXT["hidden_size"],

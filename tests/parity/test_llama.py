@@ -22,6 +22,7 @@ from tests.parity.decoders_reference import (  # noqa: E402
     LLAMA3,
     changed,
     difference,
+    greedy,
     logits_of,
     with_leaves,
 )
@@ -42,10 +43,10 @@ VARIANTS = {
 }
 
 
-def reference(variant: str) -> Any:
+def reference(variant: str, seed: int = 0, **changes: Any) -> Any:
   """A random model whose logits are large and whose attention is peaked."""
-  torch.manual_seed(0)
-  config = transformers.LlamaConfig(**BASE, **VARIANTS[variant])
+  torch.manual_seed(seed)
+  config = transformers.LlamaConfig(**BASE | VARIANTS[variant] | changes)
   model = transformers.LlamaForCausalLM(config).eval()
   with torch.no_grad():
     for name, weight in model.named_parameters():
@@ -181,3 +182,25 @@ def test_config_survives_both_ways(pair: Any, tmp_path: Path) -> None:
   again = load_decoder(tmp_path)
   assert again.config == ours.config
   jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("variant, changes", [
+    *((variant, {}) for variant in sorted(VARIANTS)),
+    ("mha_untied", dict(hidden_size=48, num_attention_heads=6,
+                        num_key_value_heads=3, num_hidden_layers=1)),
+    ("llama3_rope", dict(hidden_size=24, num_attention_heads=3,
+                         num_key_value_heads=3, num_hidden_layers=5))])
+def test_other_seeds_and_shapes(variant: str, changes: dict[str, Any],
+                                seed: int, tmp_path: Path) -> None:
+  model = reference(variant, seed, **changes)
+  model.save_pretrained(tmp_path)
+  tokens = np.random.default_rng(seed).integers(0, 61, (3, 29))
+  theirs = logits_of(model, tokens)
+  assert theirs.std() >= 1.0
+  ours = load_decoder(tmp_path)
+  assert difference(ours(tokens), theirs) < 1e-4
+  np.testing.assert_array_equal(
+      ours.generate(tokens[:, :5], max_new_tokens=16, eos=()),
+      greedy(model, tokens[:, :5], np.ones((3, 5), int), 16))

@@ -12,7 +12,8 @@ transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
 
 import align_jax  # noqa: E402
-from align_jax.data.tiling import Anyres, Frame  # noqa: E402
+from align_jax.data.anyres import Anyres  # noqa: E402
+from align_jax.data.tiling import Frame  # noqa: E402
 from align_jax.errors import InputError  # noqa: E402
 from tests.hub import llava_folder as hf  # noqa: E402
 
@@ -33,7 +34,23 @@ def pair(request: Any, tmp_path_factory: Any) -> Any:
 
 @pytest.mark.parametrize("sizes", [SIZES[:1], SIZES[1:3]])
 def test_logits_and_answers(pair: Any, sizes: Any) -> None:
-  _, model, processor, run = pair
+  check(*pair[1:], sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("options", [
+    {}, dict(anyres=True), dict(anyres=True, tower="siglip"),
+    dict(vision_feature_layer=-3, vision_feature_select_strategy="full"),
+    dict(projector_hidden_act="gelu_pytorch_tanh")])
+def test_other_seeds_and_shapes(options: Any, seed: int,
+                                tmp_path: Path) -> None:
+  pair = hf.save(tmp_path, seed=seed, **options)
+  check(*pair, align_jax.load_vlm(tmp_path), SIZES[seed:seed + 3:2])
+
+
+def check(model: Any, processor: Any, run: Any, sizes: Any) -> None:
+  """The same logits, and the same answer token for token."""
   images = [hf.picture(*size, seed=i) for i, size in enumerate(sizes)]
   said, want = hf.theirs(model, processor, images, WORDS)
   got = hf.logits_of(run, images, WORDS)

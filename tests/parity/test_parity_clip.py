@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,29 +35,38 @@ TEXT = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2,
             bos_token_id=0, eos_token_id=29, pad_token_id=1)
 
 
+def vision_model(folder: Path, seed: int = 0, **changes: Any
+                 ) -> transformers.CLIPVisionModel:
+  config = transformers.CLIPVisionConfig(**VISION | changes)
+  config._attn_implementation = "eager"
+  model = transformers.CLIPVisionModel(config).eval()
+  randomise(model, seed)
+  model.save_pretrained(folder)
+  return model
+
+
+def whole_model(folder: Path, seed: int = 1, vision: Any = None,
+                text: Any = None) -> transformers.CLIPModel:
+  model = transformers.CLIPModel(transformers.CLIPConfig(
+      text_config=TEXT | (text or {}), vision_config=VISION | (vision or {}),
+      projection_dim=20)).eval()
+  randomise(model, seed)
+  model.save_pretrained(folder)
+  return model
+
+
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory: pytest.TempPathFactory
            ) -> tuple[Path, transformers.CLIPVisionModel]:
-  torch.manual_seed(0)
-  config = transformers.CLIPVisionConfig(**VISION)
-  config._attn_implementation = "eager"
-  model = transformers.CLIPVisionModel(config).eval()
-  randomise(model)
   folder = tmp_path_factory.mktemp("clip_vision")
-  model.save_pretrained(folder)
-  return folder, model
+  return folder, vision_model(folder)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory
           ) -> tuple[Path, transformers.CLIPModel]:
-  config = transformers.CLIPConfig(
-      text_config=TEXT, vision_config=VISION, projection_dim=20)
-  model = transformers.CLIPModel(config).eval()
-  randomise(model, seed=1)
   folder = tmp_path_factory.mktemp("clip")
-  model.save_pretrained(folder)
-  return folder, model
+  return folder, whole_model(folder)
 
 
 def texts(seed: int = 0) -> np.ndarray:
@@ -68,9 +78,10 @@ def texts(seed: int = 0) -> np.ndarray:
   return tokens.astype(np.int32)
 
 
-def test_features_and_pooled(vision) -> None:
-  folder, model = vision
-  ours, theirs = pixels_for(SIDE)
+def check(folder: Path, model: transformers.CLIPVisionModel, side: int,
+          seed: int) -> None:
+  """Features of several layers, and what the class token pools."""
+  ours, theirs = pixels_for(side, seed=seed)
   with torch.no_grad():
     want = model(pixel_values=theirs, output_hidden_states=True,
                  output_attentions=True)
@@ -78,7 +89,7 @@ def test_features_and_pooled(vision) -> None:
   assert want.last_hidden_state.std() > 1
   config = read_spec(folder).config
   params = load(ViT(config), folder, ours)
-  for layer in (-1, -2, -4):
+  for layer in (-1, -2, -1 - model.config.num_hidden_layers):
     kept = run(ViT(config, layer=layer, class_token=True), params, ours)
     assert difference(kept, want.hidden_states[layer]) < TOLERANCE, layer
   # The reference's last_hidden_state lacks the last norm too.
@@ -86,6 +97,22 @@ def test_features_and_pooled(vision) -> None:
   assert difference(last, want.last_hidden_state[:, 1:]) < TOLERANCE
   pooled = run(ViT(config), params, ours, method="pooled")
   assert difference(pooled, want.pooler_output) < TOLERANCE
+
+
+def test_features_and_pooled(vision) -> None:
+  check(*vision, SIDE, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("changes", [
+    dict(image_size=32), dict(hidden_size=48, num_attention_heads=6),
+    dict(image_size=30, patch_size=10), dict(num_hidden_layers=1),
+    dict(hidden_act="gelu"), dict(layer_norm_eps=1e-3)])
+def test_features_and_pooled_at_more_shapes(
+    changes: dict[str, Any], seed: int, tmp_path: Path) -> None:
+  model = vision_model(tmp_path, seed, **changes)
+  check(tmp_path, model, changes.get("image_size", SIDE), seed)
 
 
 @pytest.mark.parametrize("change", [
@@ -160,13 +187,32 @@ def test_writes_what_the_reference_reads(vision, tmp_path: Path) -> None:
 @pytest.mark.parametrize("eos", [29, 2])
 def test_whole_clip(whole, eos: int, tmp_path: Path) -> None:
   """Both towers, projections and temperature; also with the old end rule."""
-  folder, model = whole
-  tokens = texts()
+  check_whole(*whole, eos, tmp_path, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("vision, text", [
+    (dict(num_hidden_layers=1), dict(num_hidden_layers=4)),
+    (dict(hidden_size=48, num_attention_heads=6),
+     dict(hidden_size=32, num_attention_heads=4, hidden_act="gelu"))])
+def test_whole_clip_at_more_shapes(
+    vision: dict[str, Any], text: dict[str, Any], seed: int,
+    tmp_path: Path) -> None:
+  model = whole_model(tmp_path / "in", seed, vision, text)
+  (tmp_path / "out").mkdir()
+  check_whole(tmp_path / "in", model, 29, tmp_path / "out", seed)
+
+
+def check_whole(folder: Path, model: transformers.CLIPModel, eos: int,
+                tmp_path: Path, seed: int) -> None:
+  """Embeddings and logits of both sides."""
+  tokens = texts(seed)
   written = json.loads((folder / "config.json").read_text())
   written["text_config"]["eos_token_id"] = eos
   (tmp_path / "config.json").write_text(json.dumps(written))
   (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
-  ours, theirs = pixels_for(SIDE, images=4)
+  ours, theirs = pixels_for(SIDE, images=4, seed=seed)
   model.text_model.eos_token_id = eos
   with torch.no_grad():
     want = model(pixel_values=theirs,

@@ -2,12 +2,17 @@
 connectors of whole models that are read in part."""
 
 import json
+import re
+import shutil
+import types
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -22,7 +27,11 @@ from align_jax.config import (  # noqa: E402
     ModelConfig,
     PartConfig,
 )
+from align_jax.connectors.ovis import Ovis  # noqa: E402
+from align_jax.data import TILINGS  # noqa: E402
+from align_jax.data.tiling import special  # noqa: E402
 from align_jax.errors import InputError  # noqa: E402
+from align_jax.hub.keymaps import ovis2  # noqa: E402
 from align_jax.hub.pretrained import read_spec  # noqa: E402
 from align_jax.parallel.mesh import make_mesh  # noqa: E402
 from tests.hub import whole_folders as hf  # noqa: E402
@@ -38,7 +47,9 @@ MORE = {
     "instructblip 128": lambda folder: hf.instructblip(folder, 128, seed=1),
     "instructblip no spare": lambda folder: hf.instructblip(
         folder, seed=2, rows=hf.ROWS + 1),
+    "instructblip again": lambda folder: hf.instructblip(folder, seed=3),
     "ovis2 stride, tied": lambda folder: hf.ovis2(folder, 2, True, seed=1),
+    "ovis2 larger": lambda folder: hf.ovis2(folder, seed=2, side=24, patch=8),
 }
 
 
@@ -171,17 +182,22 @@ def _blip2(text: str) -> Any:
   return transformers.Blip2ForConditionalGeneration(config).eval()
 
 
+SEEDS = pytest.mark.parametrize("seed", [
+    0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+
+
+@SEEDS
 @pytest.mark.parametrize("text", ["opt", "llama"])
-def test_blip2s_qformer(text: str, tmp_path: Path) -> None:
+def test_blip2s_qformer(text: str, seed: int, tmp_path: Path) -> None:
   """Whatever its language model is; OPT and T5 are not implemented."""
   model = _blip2(text)
-  randomise(model)
+  randomise(model, seed)
   model.save_pretrained(tmp_path)
   options = dict(queries=3, depth=3, width=16, heads=4, mlp_width=24,
                  text=False)
   built, (params, origins) = parts(tmp_path, kind="qformer", options=options)
   assert ":qformer.encoder.layer." in origins["connector/stack/layers/q_ehk"]
-  features = np.random.default_rng(0).normal(size=(2, 17, 16)).astype("f")
+  features = np.random.default_rng(seed).normal(size=(2, 17, 16)).astype("f")
   with torch.no_grad():
     queries = model.qformer(
         query_embeds=model.query_tokens.expand(2, -1, -1),
@@ -194,25 +210,29 @@ def test_blip2s_qformer(text: str, tmp_path: Path) -> None:
   assert read_spec(tmp_path, "tower").kind == "eva"
 
 
-def test_idefics2s_perceiver_and_decoder(tmp_path: Path) -> None:
+@SEEDS
+def test_idefics2s_perceiver_and_decoder(seed: int, tmp_path: Path) -> None:
+  latents = 5 + seed
   config = transformers.Idefics2Config(
       vision_config=hf.VISION, perceiver_config=dict(
-          hidden_size=24, resampler_n_latents=5, resampler_depth=2,
+          hidden_size=24, resampler_n_latents=latents, resampler_depth=2,
           resampler_n_heads=4, resampler_head_dim=6, num_key_value_heads=2),
       text_config=dict(model_type="mistral", vocab_size=20, **hf.TEXT),
       image_token_id=5)
   config._attn_implementation = "eager"
   model = transformers.Idefics2ForConditionalGeneration(config).eval()
-  randomise(model)
+  randomise(model, seed)
   model.save_pretrained(tmp_path)
-  options = dict(form="idefics2", latents=5, depth=2, heads=4, kv_heads=2,
+  options = dict(form="idefics2", latents=latents, depth=2, heads=4, kv_heads=2,
                  head_width=6, in_width=40)
   built, (params, _) = parts(tmp_path, kind="perceiver", options=options,
                              decoder=PartConfig(weights=str(tmp_path)))
-  features = np.random.default_rng(0).normal(size=(2, 17, 16)).astype("f")
+  patches = 17 - 5 * seed
+  features = np.random.default_rng(seed).normal(
+      size=(2, patches, 16)).astype("f")
   with torch.no_grad():
     want = model.model.connector(
-        torch.from_numpy(features), torch.ones(2, 17, dtype=torch.long))
+        torch.from_numpy(features), torch.ones(2, patches, dtype=torch.long))
   assert difference(connected(built, params, features), want) < 1e-4
   tokens = np.random.default_rng(1).integers(6, 20, (2, 9))
   with torch.no_grad():
@@ -220,13 +240,14 @@ def test_idefics2s_perceiver_and_decoder(tmp_path: Path) -> None:
   assert difference(align_jax.load_decoder(tmp_path)(tokens), said) < 1e-4
 
 
-def test_internvls_projector_and_decoder(tmp_path: Path) -> None:
+@SEEDS
+def test_internvls_projector_and_decoder(seed: int, tmp_path: Path) -> None:
   config = transformers.InternVLConfig(
       vision_config=hf.VISION | dict(image_size=[16, 16], patch_size=[4, 4]),
       text_config=dict(model_type="qwen2", vocab_size=20, **hf.TEXT),
       image_token_id=5, downsample_ratio=0.5)
   model = transformers.InternVLForConditionalGeneration(config).eval()
-  randomise(model)
+  randomise(model, seed)
   model.save_pretrained(tmp_path)
   config = ModelConfig(
       tower=PartConfig(kind="siglip", config=dict(
@@ -239,7 +260,7 @@ def test_internvls_projector_and_decoder(tmp_path: Path) -> None:
   params, origins = init_params(built, make_mesh(
       MeshConfig(), jax.devices()[:1]), (), jax.random.key(0))
   assert origins["connector/in_cf"].endswith("projector.linear_1.weight")
-  features = np.random.default_rng(0).normal(size=(2, 16, 16)).astype("f")
+  features = np.random.default_rng(seed).normal(size=(2, 16, 16)).astype("f")
   with torch.no_grad():
     x = model.model.pixel_shuffle(
         torch.from_numpy(features).reshape(2, 4, 4, 16), 0.5)
@@ -274,16 +295,99 @@ def test_sam_grows_out_of_instructblips_qformer(folders: Any) -> None:
                       connector=wrong))
 
 
+def photo(width: int, height: int, name: str = "china.jpg") -> Any:
+  """A real one, of another size."""
+  return Image.fromarray(load_sample_image(name)).resize((width, height))
+
+
+@pytest.mark.parametrize("options", [
+    {}, dict(max_patches=4), dict(use_covering_area_grid=False),
+    dict(use_covering_area_grid=False, min_patches=3, max_patches=6)])
+def test_ovis2s_tiles_and_their_places(options: dict[str, Any]) -> None:
+  """The processor's pixels, and its tokens one by one."""
+  processor = transformers.Ovis2ImageProcessorPil(
+      size=dict(height=96, width=96), crop_to_patches=True, **options)
+  kind, ours = ovis2.tiling_of(processor.to_dict(), 96)
+  tiling, frame = TILINGS.get(kind)(**ours), Ovis.frame()
+  marks = {"<IMG_START>": frame.before, "<IMG_GRID>": frame.whole,
+           "<IMG_COL>": frame.column, "<IMG_ROW>": frame.row,
+           "<IMG_END>": frame.after}
+  seen = set()
+  for width, height in ((640, 427), (427, 640), (96, 96), (90, 30), (250, 100),
+                        (100, 250), (300, 300), (150, 130), (1, 400), (3, 3)):
+    for name in ("china.jpg", "flower.jpg"):
+      image = photo(width, height, name)
+      want = processor(image, do_rescale=False, do_normalize=False,
+                       return_tensors="np")
+      tiles, boxes = tiling.tiles(image, 96)
+      np.testing.assert_array_equal(
+          tiles.transpose(0, 3, 1, 2), want["pixel_values"])
+      np.testing.assert_array_equal(boxes, [[0, 0, 96, 96]] * len(tiles))
+    seen.add(tuple(want["grids"][0].tolist()))
+    text = transformers.Ovis2Processor.replace_image_token(
+        types.SimpleNamespace(image_seq_length=2), want, 0)
+    places = tiling.places(height, width, 96, 2, frame)
+    whole = [*special(frame.before), *places.visual, *special(frame.after)]
+    atoms = iter(range(2 * len(tiles)))
+    assert whole == [
+        next(atoms) if token == "<IMG_ATOM>" else -2 - marks[token][0]
+        for token in re.findall("<[A-Z_]+>", text)]
+    assert places.slots == len(tiles)
+  assert len(seen) > 3 and any(rows != columns for rows, columns in seen)
+
+
+def check_tiles(folder: Path, model: Any, processor: Any,
+                asked: list[Any]) -> None:
+  """The same tokens in, the same logits and the same answers."""
+  run = align_jax.load_vlm(folder)
+  theirs = [hf.theirs(model, processor, *one) for one in asked]
+  for one, (_, want) in zip(asked, theirs):
+    got = hf.logits_of(run, *one)
+    assert got.shape == want.shape and want.std() >= 1
+    assert np.abs(got - want).max() / max(1, want.std()) < 1e-4
+  said = [words for words, _ in theirs]
+  assert len(set(said)) == len(said) and all(said)
+  assert run.generate(*zip(*asked), max_new_tokens=8) == said
+
+
+def test_ovis2_in_tiles(tmp_path: Path) -> None:
+  """Photos lying and standing, in grids that are no squares."""
+  pair = hf.ovis2(tmp_path, tiles=6, seed=1)
+  check_tiles(tmp_path, *pair, [
+      ([photo(20, 9)], WORDS),
+      ([photo(9, 20, "flower.jpg")], "is there a red shape?")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [
+    dict(tiles=12, side=32, patch=8, stride=2),
+    dict(tiles=9, use_covering_area_grid=False),
+    dict(tiles=6, use_covering_area_grid=False, min_patches=4, tied=True)])
+def test_ovis2_in_other_tiles(options: dict[str, Any],
+                              tmp_path: Path) -> None:
+  """Two photos in a prompt; photos as they are; one that needs no tiles."""
+  pair = hf.ovis2(tmp_path, seed=2, **options)
+  check_tiles(tmp_path, *pair, [
+      ([photo(60, 25), photo(31, 64, "flower.jpg")], WORDS),
+      ([photo(640, 427, "flower.jpg")], "is there a red shape?"),
+      ([photo(7, 8)], "yes")])
+
+
 def test_tiles_that_would_be_ignored_are_refused(
     folders: Any, tmp_path: Path) -> None:
-  import shutil
-  shutil.copytree(folders("ovis2")[0], tmp_path / "in")
-  file = tmp_path / "in" / "processor_config.json"
-  given = json.loads(file.read_text())
-  given["image_processor"] |= dict(crop_to_patches=True)
-  file.write_text(json.dumps(given))
-  with pytest.raises(InputError, match="cuts images into tiles"):
-    align_jax.load_vlm(tmp_path / "in")
+  for where, changes, said in (
+      ("instructblip", {}, "cuts images into tiles"),
+      ("ovis2", dict(resample=2, do_resize=False, size=dict(
+          height=9, width=9)), "(?s)resample 2 is not implemented.*do_resize "
+       "False.*not the tower's 8 pixels")):
+    folder = tmp_path / where
+    shutil.copytree(folders(where)[0], folder)
+    file = folder / "processor_config.json"
+    given = json.loads(file.read_text())
+    given["image_processor"] |= dict(crop_to_patches=True) | changes
+    file.write_text(json.dumps(given))
+    with pytest.raises(InputError, match=said):
+      align_jax.load_vlm(folder)
 
 
 @pytest.mark.parametrize("where, change, said", [

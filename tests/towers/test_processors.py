@@ -19,6 +19,7 @@ from transformers import (
   BitImageProcessorPil,
   BlipImageProcessorPil,
   CLIPImageProcessorPil,
+  Ovis2ImageProcessorPil,
   SiglipImageProcessorPil,
 )
 
@@ -44,6 +45,7 @@ PROCESSORS: dict[str, Any] = {
         size={"shortest_edge": 256}, crop_size=_square(224),
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]),
     "instructblip": BlipImageProcessorPil(size=_square(224)),
+    "ovis2": Ovis2ImageProcessorPil(size=_square(448)),
 }
 
 

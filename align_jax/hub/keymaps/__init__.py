@@ -45,6 +45,9 @@ class Family:
       another's model alone.
     compose: config.json -> the family of a whole model, whose parts depend on
       it; None where one family serves every config.
+    tiling: (fields of an image processor that cuts images into tiles, side of
+      the tower's) -> the strategy of data/tiling.py that does as it does, and
+      its options; None where there is none.
   """
   kind: str
   rules: Rules
@@ -57,6 +60,8 @@ class Family:
   models: str = ""
   written_as: str = ""
   compose: Callable[[dict[str, Any]], "Family"] | None = None
+  tiling: Callable[[Mapping[str, Any], int],
+                   tuple[str, dict[str, Any]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

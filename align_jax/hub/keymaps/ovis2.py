@@ -81,10 +81,38 @@ def read_config(raw: Mapping[str, Any]) -> WholeConfig:
                        found | dict(connector="ovis"))
 
 
+def tiling_of(processor: Mapping[str, Any],
+              side: int) -> tuple[str, dict[str, Any]]:
+  """How Ovis2's image processor cuts images.
+
+  Args:
+    processor: its fields, `crop_to_patches` on.
+    side: of the tower's images.
+
+  Raises:
+    ForeignConfigError: naming what of it is not done here.
+  """
+  fields = Fields({
+      k: v for k, v in processor.items() if k in (
+          "resample", "do_resize", "do_center_crop", "do_pad")},
+      "image processor")
+  fields.expect("resample", 3)  # bicubic
+  fields.expect("do_resize", True)
+  fields.expect("do_center_crop", False, None)
+  fields.expect("do_pad", False, None)
+  size = processor.get("size", {"height": 384, "width": 384})
+  if (size.get("height"), size.get("width")) != (side, side):
+    fields.fault(f"size {size} is not the tower's {side} pixels")
+  return fields.finish(lambda **options: ("canvas", options), dict(
+      max_tiles=processor.get("max_patches", 12),
+      min_tiles=processor.get("min_patches", 1),
+      covering=processor.get("use_covering_area_grid", True)))
+
+
 def compose(raw: Mapping[str, Any]) -> Family:
   """Ovis2 with the decoder of a config.json."""
   return whole_family("ovis2", _parts(raw), read_config, compose, _RENAME,
-                      models="Ovis2")
+                      models="Ovis2", tiling=tiling_of)
 
 
 OVIS2 = compose({})

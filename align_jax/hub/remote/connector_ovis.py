@@ -6,16 +6,18 @@ from torch import nn
 
 class Connector(nn.Module):
   """A token for each square of patches, and those that frame an image:
-  <start> tokens <grid> <end>.
+  <start> tokens <grid> <end>. Of tiles the tokens alone; what stands around
+  and between them is special.
 
   Options: words (rows of the table, indicators among them), stride (patches
-  along an edge of a square), indicators (5, or 0 for none).
+  along an edge of a square), indicators (5, or 0 for none), tiled.
   """
 
   def __init__(self, config):
     super().__init__()
     options = config.connector_options
     self.stride, self.indicators = options["stride"], options["indicators"]
+    self.tiled = options["tiled"]
     words = options["words"] - self.indicators
     self.head_linear = nn.Linear(
         config.vision_config.hidden_size * self.stride ** 2, words,
@@ -38,8 +40,13 @@ class Connector(nn.Module):
     table = self.visual_embeddings_table.weight
     count = len(table) - self.indicators
     tokens = shares.to(table.dtype) @ table[:count]
-    if not self.indicators:
+    if self.tiled or not self.indicators:
       return tokens
     start, grid, _, _, end = (
-        row.expand(images, 1, -1) for row in table[count:])
+        row.expand(images, 1, -1) for row in self.special())
     return torch.cat([start, tokens, grid, end], dim=1)
+
+  def special(self):
+    """start, grid, column, row, end."""
+    table = self.visual_embeddings_table.weight
+    return table[len(table) - self.indicators:]

@@ -1,13 +1,16 @@
 """Perceiver resamplers: a few learned latents read an image's patches.
 
 OpenFlamingo's (arXiv 2308.01390) with one linear map to the language model's
-width, and Idefics2's (arXiv 2405.02246), which transformers has.
+width, and Idefics2's (arXiv 2405.02246), which transformers has; SAM's guidance
+around either.
 """
 
 import torch
 from torch import nn
 from transformers import Idefics2Config
 from transformers.models.idefics2.modeling_idefics2 import Idefics2Connector
+
+from .guidance_align_jax import Guidance
 
 
 class _Attention(nn.Module):
@@ -29,16 +32,29 @@ class _Attention(nn.Module):
     return self.to_out(y.transpose(1, 2).flatten(2))
 
 
+class _Layer(nn.ModuleList):
+  """Attention and an MLP, each with a residual."""
+
+  def forward(self, x, patches):
+    attend, feed = self
+    x = x + attend(patches, x)
+    return x + feed(x)
+
+
 class Connector(nn.Module):
   """Options: form ("openflamingo" or "idefics2"), latents, depth, heads,
-  kv_heads, head_width, in_width (of Idefics2's first MLP)."""
+  kv_heads, head_width, in_width (of Idefics2's first MLP); guidance: None, or
+  Guidance's own."""
 
   def __init__(self, config):
     super().__init__()
     options = config.connector_options
     width = config.vision_config.hidden_size
     out = config.text_config.hidden_size
-    self.form = options["form"]
+    self.form, inner = options["form"], (
+        out if options["form"] == "idefics2" else width)
+    self.guidance = Guidance(options["guidance"], inner, inner) if (
+        options["guidance"]) else None
     if self.form == "idefics2":
       sizes = Idefics2Config(
           vision_config=dict(hidden_size=width),
@@ -55,7 +71,7 @@ class Connector(nn.Module):
       return
     self.latents = nn.Parameter(torch.zeros(options["latents"], width))
     self.layers = nn.ModuleList([
-        nn.ModuleList([
+        _Layer([
             _Attention(width, options["heads"], options["head_width"]),
             nn.Sequential(nn.LayerNorm(width),
                           nn.Linear(width, 4 * width, bias=False), nn.GELU(),
@@ -66,12 +82,18 @@ class Connector(nn.Module):
 
   def forward(self, features, context):
     """[images, patches, C] -> [images, latents, D]."""
+    end = lambda x: self.out(self.norm(x))
+    parts, x = self, features
     if self.form == "idefics2":
-      there = torch.ones(features.shape[:2], dtype=torch.long,
-                         device=features.device)
-      return self.connector(features, there)
-    x = self.latents.expand(len(features), -1, -1)
-    for attend, feed in self.layers:
-      x = x + attend(features, x)
-      x = x + feed(x)
-    return self.out(self.norm(x))
+      parts = self.connector.perceiver_resampler
+      x, end = self.connector.modality_projection(features), parts.norm
+    latents = parts.latents.expand(len(x), -1, -1)
+
+    def run(latents, patches, first, last):
+      for layer in parts.layers[first:last]:
+        latents = layer(latents, patches)
+      return latents
+
+    if self.guidance is None:
+      return end(run(latents, x, 0, len(parts.layers)))
+    return end(self.guidance(run, latents, x, context.samples))

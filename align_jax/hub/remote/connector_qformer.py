@@ -1,9 +1,4 @@
-"""The Q-Former of BLIP-2 and InstructBLIP, and SAM's guidance around it.
-
-SAM (arXiv 2408.12867): the images of one prompt guide each other. While image
-i is read, a second stream reads a memory of the prompt's images; before layer
-l the first stream guides the second, before layer k the second the first.
-"""
+"""The Q-Former of BLIP-2 and InstructBLIP, and SAM's guidance around it."""
 
 import torch
 from torch import nn
@@ -14,17 +9,18 @@ from transformers import (
   InstructBlipQFormerModel,
 )
 
+from .guidance_align_jax import Guidance
+
 
 class Connector(nn.Module):
   """Options: queries, depth, period, width, heads, mlp_width, text (reads the
-  instruction), words, positions; guidance: None or l, k, memory ("all",
-  "others", "self") and guided (positions from the first; 0 is all)."""
+  instruction), words, positions; guidance: None, or Guidance's own."""
 
   def __init__(self, config):
     super().__init__()
     options = config.connector_options
     width, c = options["width"], config.vision_config.hidden_size
-    self.text, self.guidance = options["text"], options["guidance"]
+    self.text = options["text"]
     sizes = dict(
         hidden_size=width, num_hidden_layers=options["depth"],
         num_attention_heads=options["heads"],
@@ -41,10 +37,8 @@ class Connector(nn.Module):
         torch.zeros(1, options["queries"], width))
     self.language_projection = nn.Linear(
         width, config.text_config.hidden_size)
-    if self.guidance:
-      self.score = nn.Linear(c, 1)
-      self.guide_h = nn.Linear(width, width)
-      self.guide_c = nn.Linear(width, width)
+    self.guidance = Guidance(options["guidance"], c, width) if (
+        options["guidance"]) else None
 
   def forward(self, features, context):
     """[images, patches, C] -> [images, queries, D]."""
@@ -57,17 +51,10 @@ class Connector(nn.Module):
                   query_length=self.query_tokens.shape[1])
       return x
 
-    if not self.guidance:
+    if self.guidance is None:
       x = run(x, features, 0, len(layers))
     else:
-      l, k = self.guidance["l"], self.guidance["k"]
-      memory, alone = self.memory(features, context.samples)
-      q = run(x, features, 0, l - 1)
-      w = run(x, memory, 0, l - 1) + self.guide(self.guide_h, q)
-      w = run(w, memory, l - 1, k)
-      q = run(q, features, l - 1, k - 1)
-      back = self.guide(self.guide_c, w) * ~alone[:, None, None]
-      x = run(q + back, features, k - 1, len(layers))
+      x = self.guidance(run, x, features, context.samples)
     return self.language_projection(x[:, :self.query_tokens.shape[1]])
 
   def begin(self, features, context):
@@ -84,26 +71,3 @@ class Connector(nn.Module):
         -1, queries.shape[1]), ids != 0], dim=1)
     least = torch.finfo(x.dtype).min
     return x, (1 - there.to(x.dtype))[:, None, None] * least
-
-  def memory(self, features, samples):
-    """(what the second stream of each image reads, whether it is alone)."""
-    together = samples[:, None] == samples[None]
-    seen, itself = together, torch.eye(
-        len(samples), dtype=torch.bool, device=samples.device)
-    if self.guidance["memory"] == "others":
-      seen = together & ~itself
-    elif self.guidance["memory"] == "self":
-      seen = itself
-    scores = self.score(features).squeeze(-1).float()
-    scores = scores[None].masked_fill(~seen[..., None], float("-inf"))
-    shares = torch.softmax(scores, dim=1).nan_to_num(0).to(features.dtype)
-    memory = torch.einsum("ijp,jpc->ipc", shares, features)
-    return memory, together.sum(1) < 2
-
-  def guide(self, weight, x):
-    """Adds nothing behind the positions that are guided."""
-    added = weight(x)
-    if count := self.guidance["guided"]:
-      added = torch.cat([added[:, :count],
-                         torch.zeros_like(added[:, count:])], dim=1)
-    return added
