@@ -1,6 +1,7 @@
 """Every connector in torch: the exported folder says what the run says."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,9 @@ def made(folder: Path, name: str) -> tuple[Any, Any]:
 def check(folder: Path, name: str) -> None:
   ours, merged = made(folder, name)
   export_remote(ours, merged, folder / "out")
+  for file in (folder / "out").glob("*.py"):  # it needs nothing of ours
+    assert not re.search(r"^\s*(from|import) align_jax", file.read_text(),
+                         re.MULTILINE), file
   model, report = transformers.AutoModelForImageTextToText.from_pretrained(
       folder / "out", trust_remote_code=True, output_loading_info=True)
   for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
