@@ -166,9 +166,7 @@ class CrossImageGuidance(nn.Module):
     top = jnp.maximum(logits.max(2, keepdims=True), -1e30)
     shares = jnp.exp(logits - jax.lax.stop_gradient(top))
     shares = shares / jnp.maximum(shares.sum(2, keepdims=True), 1e-30)
-    # Not as a product of matrices, of which it is a poor one: with the three
-    # of attention behind it, fused into one, libtpu 0.0.42.1 overflows its
-    # stack at the published size.
+    # Images are a handful: too few to contract over in a matrix unit.
     memory = (shares[..., None] * images[:, None]).sum(2).astype(self.dtype)
     return self.layout.constrain(memory, "b..."), at_samples
 

@@ -146,7 +146,7 @@ class IconSets:
     found = self.set(index)
     if self.form == "told":
       told = "{1} {0}" if self.asks == "ending" else "{0}"
-      shown = [" ".join(told.format(*thing) for thing in things)
+      shown = [" ".join(["here:", *(told.format(*t) for t in things)])
                for things in found.pictures]
     else:
       shown = [PLACEHOLDER] * self.images

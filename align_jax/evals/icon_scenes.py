@@ -39,15 +39,17 @@ class IconScenesTask(DrawnTask):
     train_scenes: of the split "train", for the question prior.
     english: whether to measure perplexity.
     scene: further options of the scenes, such as how many things are in one.
+    alignment: whether to measure anything beside accuracy.
   """
   name = "icon_scenes"
 
   def __init__(self, split: str = "test", scenes: int = 250,
                questions: int = 4, size: int = 96, train_scenes: int = 4000,
-               english: bool = True, scene: dict[str, Any] | None = None):
+               english: bool = True, scene: dict[str, Any] | None = None,
+               alignment: bool = True):
     super().__init__(split)
     shape = dict(questions=questions, size=size) | (scene or {})
-    self.split, self.english = split, english
+    self.split, self.english, self.alignment = split, english, alignment
     self.source = IconScenes(split, "questions", scenes, **shape)
     train = IconScenes("train", "questions", train_scenes, **shape)
     self.n_images = scenes
@@ -68,6 +70,8 @@ class IconScenesTask(DrawnTask):
     Of words, the world's own and a thousand others. SEA's objective trains
     the first three directly. Where there are labels, how good they are.
     """
+    if not self.alignment:
+      return {}
     scenes = range(min(self.n_images, _LOOKED_AT))
     tokens_itd = run.visual_tokens([self.image(i) for i in scenes])
     words = [*concepts(), *distractors()]

@@ -8,6 +8,7 @@ libtpu, an ordinary package, compiles for a slice that is absent. Nothing can
 be run on such devices; compiled programs tell their memory and their FLOPs.
 """
 
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -23,6 +24,12 @@ INSTALL = 'pip install "align-jax[tpu]"'
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8",
          "8x8x8", "8x8x16", "8x16x16")
+# Versions of libtpu whose compiler's threads have some 64 KiB of stack. It calls
+# itself for each product of matrices that it fuses into another, and overflows
+# on the step of SAM. A flag that a version does not know ends the process.
+_SMALL_STACKS = ("0.0.42.1",)
+_STACK = "--fibers_default_thread_stack_size"
+
 # The shapes that are offered, by kind of chip.
 SLICES: dict[str, tuple[str, ...]] = {
     "v4": _CUBE, "v5e": _FLAT, "v5p": _CUBE, "v6e": _FLAT}
@@ -110,6 +117,10 @@ def tpu_devices(name: str) -> list[jax.Device]:
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # Only compiling, so that several processes may at one time.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  if importlib.metadata.version("libtpu") in _SMALL_STACKS:
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    if _STACK not in given:
+      os.environ["LIBTPU_INIT_ARGS"] = f"{given} {_STACK}={1 << 20}".strip()
   from jax.experimental import topologies
 
   try:

@@ -84,7 +84,7 @@ def get_config(arg: str = "") -> ConfigDict:
       sources=sources, features=f"{made}/features/features",
       # Every sample in a row of its own: an image of one is no other
       # sample's companion, and rows are short.
-      template="plain", rows=64 if base else 16,
+      template="blip", rows=64 if base else 16,
       row_length=28 if base else length,
       images_per_row=1 if base else max(counts),
       labels_per_row=12 if base else labels, pack=False, streams=1))
@@ -102,7 +102,7 @@ def get_config(arg: str = "") -> ConfigDict:
       task=task, options=dict(sets=120, **WORLD), batch=60,
       max_new_tokens=12) if not base else dict(
           task="icon_scenes", batch=64, max_new_tokens=12, options=dict(
-              scenes=100, english=False, scene=dict(SINGLE, kinds=(
+              scenes=100, alignment=False, scene=dict(SINGLE, kinds=(
                   "thing", "color", "there")))))
   c.log_every = 25
   c.save_every = 1000

@@ -25,8 +25,11 @@ and the LLM keep the last 128 tokens each. InstructBLIP's tokenizer must have
 hub's tokenizer_config.json says so too); FOLDER holds the Q-Former's, BERT's
 with "[DEC]" (`qformer_tokenizer` of the hub's model).
 
-Not planned for TPUs yet: on the step of connector=sam the compiler of libtpu
-0.0.42.1 ends in a segmentation fault, and the others were not tried.
+Not planned for TPUs to the end yet. On the step of connector=sam the compiler
+of libtpu 0.0.42.1 overflows its stack; `plan` gives it a larger one
+(parallel/topology.py), and so on TPUs should who trains:
+LIBTPU_INIT_ARGS=--fibers_default_thread_stack_size=1048576. The others were
+not tried.
 
 MmLINK, on which SAM was trained, is not published: the data are our stand-in,
 `align-jax data build linked_images`. Learning rate, batch, epochs and warm-up

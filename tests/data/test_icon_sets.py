@@ -66,7 +66,8 @@ def test_samples():
   found = IconSets("text", images=2).set(5)
   lines = told["conversation"][0]["content"].split("\n")
   assert told["images"] == [] and lines[2] == QUESTION
-  assert lines[0].split() == [name for name, _ in found.pictures[0]]
+  assert lines[0].split() == [
+      "here:", *(name for name, _ in found.pictures[0])]
   assert told["conversation"][1]["content"] == found.shared
 
 
@@ -104,7 +105,7 @@ def test_a_storys_last_sentence_follows_from_the_pictures_before():
   story = IconSets("text", images=3, asks="ending").set(1)
   lines = told["conversation"][0]["content"].split("\n")
   name, color = story.pictures[2][0]
-  assert lines[2].startswith(f"{color} {name} ")
+  assert lines[2].startswith(f"here: {color} {name} ")
   assert lines[3] == ASKS["ending"]
   with pytest.raises(InputError, match=r"images is 2 \(3 to 5\)"):
     IconSets(images=2, asks="ending")
