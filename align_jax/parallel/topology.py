@@ -24,9 +24,10 @@ INSTALL = 'pip install "align-jax[tpu]"'
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8",
          "8x8x8", "8x8x16", "8x16x16")
-# Versions of libtpu whose compiler's threads have some 64 KiB of stack. It calls
-# itself for each product of matrices that it fuses into another, and overflows
-# on the step of SAM. A flag that a version does not know ends the process.
+# Versions of libtpu whose compiler's threads have some 64 KiB of stack. It
+# calls itself for each product of matrices that it fuses into another, and
+# overflows on the step of SAM. A version that does not know the flag ends the
+# process.
 _SMALL_STACKS = ("0.0.42.1",)
 _STACK = "--fibers_default_thread_stack_size"
 
