@@ -197,7 +197,8 @@ class StageConfig:
     schedule: "cosine", "linear" or "constant", after `warmup` steps (a share
       of `steps` if below 1).
     measure: log how near a vlm's visual tokens are to words, at each step:
-      see train/measures.py.
+      see train/measures.py. A row of each shard is read twice for it (MIR,
+      which a connector that looks again between layers does not have).
     moment_dtype: of Adam's first moment. The second stays f32: b2 moves it by
       a thousandth a step, which bf16 would round away.
   """

@@ -196,6 +196,28 @@ class VLM(nn.Module):
     return self.decoder(x, positions, segment_ids, cache=cache,
                         between=between)
 
+  def states(self, batch: dict[str, Any],
+             visual: ConnectorOutput) -> jax.Array:
+    """Prompts whole, for measuring: what each layer of the decoder gives.
+
+    Args:
+      batch: tokens, visual_index, positions, segment_ids i32[B,L].
+      visual: of these rows.
+
+    Returns:
+      f[layers+1,B,L,D], of which the first is the embeddings and only the
+      last is normalised.
+
+    Raises:
+      ValueError: a connector that looks again in between.
+    """
+    if self.connector.feedback_layer:
+      raise ValueError("states of layers are not those of a connector that "
+                       "looks again between them")
+    x = self.embed(batch["tokens"], batch["visual_index"], visual)
+    return self.decoder(x, batch["positions"], batch["segment_ids"],
+                        return_all=True)[0]
+
   def decode(self, x: jax.Array, positions: jax.Array,
              segment_ids: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
     """One chunk of generation: f[B,L,D] -> (hidden f[B,L,D], cache)."""

@@ -97,12 +97,14 @@ def make(args: argparse.Namespace) -> dict:
   import jax
   from tqdm import tqdm
 
+  from align_jax.config import MeshConfig
   from align_jax.data import SOURCES
   from align_jax.hub.tower_face import load_tower
   from align_jax.labels import job
   from align_jax.labels.known import check_sign, derive
   from align_jax.labels.presets import label_preset
   from align_jax.parallel.distributed import initialise
+  from align_jax.parallel.mesh import make_mesh
   from align_jax.validate import check_source
 
   if args.of:
@@ -115,7 +117,10 @@ def make(args: argparse.Namespace) -> dict:
     raise InputError(f"labels need {', '.join(missing)}, or --of other labels")
   initialise()
   check_source(args.source, "--source")
-  tower = load_tower(args.tower)
+  # Each process labels its own shards, on all devices that it has.
+  own = jax.local_devices()
+  mesh = make_mesh(MeshConfig(data=-1), own) if len(own) > 1 else None
+  tower = load_tower(args.tower, mesh=mesh)
   how = args.how or label_preset(args.preset, tower.spec.kind)["how"]
   plan = job.Plan(
       tower=args.tower, words=args.words, source=args.source, how=how,
@@ -132,6 +137,6 @@ def make(args: argparse.Namespace) -> dict:
           file=sys.stderr)
   with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
     return job.label(
-        plan, source, tower, Path(args.out), batch=args.batch,
+        plan, source, tower, Path(args.out), batch=args.batch, mesh=mesh,
         process=jax.process_index(), processes=jax.process_count(),
         progress=bar.update)

@@ -21,7 +21,7 @@ from align_jax.data.linked_images.scenes import COLORS, pale
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-FORMS = ("captions", "questions", "turns", "told", "said")
+FORMS = ("captions", "names", "questions", "turns", "told", "said")
 SPLITS = ("text", "tower", "train", "validation", "test")
 _MOST = 5  # things in a scene, unless more are asked for
 # Kinds of questions; the last is asked where it is named.
@@ -62,6 +62,7 @@ class IconScenes:
 
   form         a sample is
   "captions"   a scene and "a red cat, a blue anchor and a teal bus"
+  "names"      a scene and "a cat, a anchor and a bus"
   "questions"  a scene and one question on it
   "turns"      a scene and all questions on it, one after the other
   "told"       as "turns", with the caption in place of the image
@@ -78,12 +79,16 @@ class IconScenes:
     most: likewise, at most.
     kinds: of questions, equally often.
     words: of this world, drawn from all once; 0 is all.
+    copies: how often each thing stands there, at most, and at least a third
+      of it: in its own colour or, where only "names" are said, in any. Of
+      these two forms alone, since nothing could be asked of copies.
   """
 
   def __init__(self, split: str = "train", form: str = "questions",
                scenes: int = 10_000, questions: int = 4, size: int = 96,
                seed: int = 0, least: int = 2, most: int = _MOST,
-               kinds: Sequence[str] = KINDS[:-1], words: int = 0):
+               kinds: Sequence[str] = KINDS[:-1], words: int = 0,
+               copies: int = 1):
     faults = [f"{given!r} is none of {', '.join(allowed)}"
               f"{nearest(given, allowed)}"
               for given, allowed in ((split, SPLITS), (form, FORMS),
@@ -92,16 +97,22 @@ class IconScenes:
     faults += [f"{name} is {value} (at least {floor})" for name, value, floor in
                (("scenes", scenes, 1), ("questions", questions, 1),
                 ("size", size, 8 * _ACROSS), ("least", least, 1),
-                ("most", most, least)) if value < floor]
+                ("most", most, least), ("copies", copies, 1))
+               if value < floor]
     if not kinds:
       faults.append("kinds: there is none")
-    if most > _ACROSS ** 2:
-      faults.append(f"most is {most} (at most {_ACROSS ** 2})")
+    if most * copies > _ACROSS ** 2:
+      faults.append(f"most is {most}" + f" and copies is {copies}" * (
+          copies > 1) + f" (at most {_ACROSS ** 2} things)")
+    if copies > 1 and form not in ("captions", "names"):
+      faults.append(f"copies is {copies}, which only the forms 'captions' and "
+                    "'names' have")
     if faults:
       raise InputError("icon_scenes: " + "; ".join(faults))
     self.split, self.form, self.scenes = split, form, scenes
     self.questions, self.size, self.seed = questions, size, seed
     self.least, self.most, self.kinds = least, most, tuple(kinds)
+    self.copies = copies
     self.words = concepts(words)  # what is missing is said at once
 
   def __len__(self) -> int:
@@ -111,8 +122,8 @@ class IconScenes:
     scene, number = divmod(
         index, self.questions if self.form == "questions" else 1)
     name = f"icon_scenes/{self.split}/{scene}"
-    if self.form in ("captions", "said"):
-      turns = [("", self.caption(scene))]
+    if self.form in ("captions", "names", "said"):
+      turns = [("", self.caption(scene, colors=self.form != "names"))]
     elif self.form == "questions":
       name += f"/{number}"
       turns = [self.ask(scene)[number][1:]]
@@ -133,22 +144,27 @@ class IconScenes:
     """A scene's image, not yet drawn."""
     return Named(f"icon_scenes/{self.seed}/{self.split}/{scene}/{self.size}/"
                  f"{self.least}-{self.most}"
-                 + f"/{len(self.words)}" * (self.words != concepts()),
+                 + f"/{len(self.words)}" * (self.words != concepts())
+                 + f"x{self.copies}" * (self.copies > 1),
                  partial(self.image, scene))
 
   def image(self, scene: int) -> bytes:
     """The PNG of a scene."""
     stream = io.BytesIO()
-    self._draw(scene)[0].save(stream, "PNG")
+    # What is drawn is read at once, so that smaller files are no gain.
+    self._draw(scene)[0].save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
   def things(self, scene: int) -> list[Thing]:
     """What stands in a scene, row by row."""
     return self._draw(scene)[1]
 
-  def caption(self, scene: int) -> str:
+  def caption(self, scene: int, colors: bool = True) -> str:
+    """What stands in a scene, row by row, with or without its colours."""
     _, chosen = self._chosen(scene)
-    names = [f"a {color} {name}" for name, color, _ in chosen]
+    names = dict.fromkeys(f"a {color} {name}" if colors else f"a {name}"
+                          for name, color, _ in chosen)  # of copies one
+    names = list(names)
     return " and ".join(
         part for part in (", ".join(names[:-1]), names[-1]) if part)
 
@@ -213,6 +229,14 @@ class IconScenes:
     count = rng.randint(self.least, self.most)
     names = rng.sample(self.words, count)
     colors = rng.sample(list(COLORS), count)  # so that a colour names a thing
+    if self.copies > 1:
+      chosen = [one for one in zip(names, colors) for _ in range(
+          rng.randint(-(-self.copies // 3), self.copies))]
+      rng.shuffle(chosen)
+      names, colors = zip(*chosen)
+      if self.form == "names":
+        colors = [rng.choice(list(COLORS)) for _ in names]
+      count = len(names)
     places = sorted(rng.sample(range(_ACROSS ** 2), count))
     return rng, list(zip(names, colors, places))
 

@@ -15,6 +15,7 @@ from align_jax.data.english import English
 from align_jax.data.icon_scenes import IconScenes, answers, concepts
 from align_jax.evals import alignment
 from align_jax.evals.drawn import DrawnTask
+from align_jax.evals.integration import integration
 from align_jax.evals.plain_text import text_perplexity
 from align_jax.evals.tasks import Item
 from align_jax.labels.known import foreground
@@ -23,8 +24,11 @@ from align_jax.objectives.words import read_words, word_tokens
 
 # Words of plain English that no scene shows.
 _DISTRACTORS = 1000
-# Scenes whose visual tokens are looked at.
-_LOOKED_AT = 200
+# Scenes whose visual tokens are looked at, and those whose way through the
+# language model is: MIR's authors take 100.
+_LOOKED_AT, _READ = 200, 100
+# K of TACS, as in the paper; of all tokens of a scene, if they are fewer.
+_TACS = 10
 # Tokens in a row of held-out English, no longer than rows of training.
 _ROW = 128
 
@@ -68,7 +72,9 @@ class IconScenesTask(DrawnTask):
     """Nearest words, gap, TACS and norms; perplexity of plain English.
 
     Of words, the world's own and a thousand others. SEA's objective trains
-    the first three directly. Where there are labels, how good they are.
+    the first three directly; it does not train MIR, and not how near scenes
+    are to one another (mutual k-NN, CKA), beside the means of their captions'
+    tokens. Where there are labels, how good they are.
     """
     if not self.alignment:
       return {}
@@ -94,11 +100,19 @@ class IconScenesTask(DrawnTask):
           alignment.nearest_words(flat, words_wd), truth)
       found["hit_chance"] = float(np.mean(
           [len(t) for t in truth if t]) / len(words))
-    if tokens_itd.shape[1] >= 10:
-      found["tacs"] = float(np.mean([
-          alignment.tacs(tokens_itd[i], table[run.tokenizer(
-              self.source.caption(i),
-              add_special_tokens=False)["input_ids"]]) for i in scenes]))
+    captions = [table[run.tokenizer(
+        self.source.caption(i), add_special_tokens=False)["input_ids"]]
+        for i in scenes]
+    found["tacs"] = float(np.mean([
+        alignment.tacs(tokens_itd[i], captions[i], min(_TACS, len(
+            tokens_itd[i]))) for i in scenes]))
+    sides = tokens_itd.mean(1), np.stack([c.mean(0) for c in captions])
+    found["cka"] = alignment.cka(*sides)
+    if len(scenes) > 10:
+      found["mutual_knn"] = alignment.mutual_knn(*sides)
+    said = IconScenes(self.split, "captions", self.n_images,
+                      size=self.source.size)
+    found["mir"] = integration(run, [said[i] for i in scenes[:_READ]])
     if labels := run.config.objective_options.get("sea", {}).get("labels"):
       found |= _teacher(labels)
     if self.english:

@@ -20,8 +20,8 @@ import numpy as np
 from align_jax.data.example import Example
 from align_jax.errors import InputError
 from align_jax.labels import store
-from align_jax.objectives.words import read_words
-from align_jax.ops.top_words import top_words
+from align_jax.objectives.words import digest, read_words
+from align_jax.ops.top_words import placed, top_words
 
 _TEXT = "text_features.npy"  # there while the job is not done
 HOW = ("raw", "maskclip", "surgery", "map_head")
@@ -78,12 +78,11 @@ class Plan:
 def manifest_of(plan: Plan, tower: Any, words: Sequence[str],
                 examples: int) -> dict[str, Any]:
   """What is written beside the labels, and compared when a job goes on."""
-  text = "\n".join(words).encode()
   return {
       **{k: v for k, v in dataclasses.asdict(plan).items()
          if k != "words" and (k != "crop_from" or v)},
       "templates": list(plan.templates),
-      "words": len(words), "words_sha256": hashlib.sha256(text).hexdigest(),
+      "words": len(words), "words_sha256": digest(words),
       "tower_sha256": fingerprint(Path(tower.spec.path)),
       "crop": crop_of(tower._reader.processor, tower.config.image_size),
       "patches": tower.config.patches, "examples": examples,
@@ -134,7 +133,7 @@ def label(plan: Plan, source: Any, tower: Any, folder: str | Path, *,
     tower: `load_tower(plan.tower)`.
     folder: of the labels.
     batch: images at a time.
-    mesh: over whose devices the word list is cut.
+    mesh: over whose devices the word list is cut; the tower's.
     process: this one's number of `processes`; 0 writes the index, once all
       shards are there.
     progress: told of each batch how many images it had.
@@ -196,9 +195,9 @@ def _finder(plan: Plan, tower: Any, words: Sequence[str], folder: Path,
   if plan.n > len(words):
     raise InputError(f"label: n = {plan.n} words of a patch, from a list of "
                      f"{len(words)}")
-  table = jnp.asarray(_text_features(plan, tower, words, folder))
+  table = placed(_text_features(plan, tower, words, folder), mesh)
   best = jax.jit(lambda patches, table: top_words(
-      patches, table, plan.n, plan.sign, mesh=mesh))
+      patches, table, plan.n, plan.sign, mesh=mesh, count=len(words)))
 
   def find(pixels: Any) -> tuple[np.ndarray, np.ndarray]:
     patches = tower.patch_embeds(pixels, plan.how, layer=plan.layer)

@@ -17,6 +17,7 @@ What the paper leaves open, and what stands here:
   leading space         not given: `lead`
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from align_jax.labels.job import crop_of
 from align_jax.labels.store import WORDS, read_manifest
 from align_jax.objectives import patch_labels
 from align_jax.objectives.words import (
+  digest,
   read_words,
   word_embeddings,
   word_tokens,
@@ -69,9 +71,9 @@ class Sea:
                scope: str = "global", lead: str = " "):
     del images  # the batch's fields have it, see `extras`
     parts = self._set_up(config, window, log_scale, scope)
-    check_labels(read_manifest(labels), parts, n)
-    self.table_qm = word_tokens(
-        read_words(Path(labels) / WORDS), parts.tokenizer, lead)
+    words = read_words(Path(labels) / WORDS)
+    check_labels(read_manifest(labels), parts, n, words)
+    self.table_qm = word_tokens(words, parts.tokenizer, lead)
 
   @classmethod
   def planned(cls, config: Config, labels: str, window: int = 2,
@@ -179,14 +181,20 @@ class Sea:
                     layout=layout, alone=self.scope == "per_device")
 
 
-def check_labels(manifest: dict[str, Any], parts: Any, n: int) -> None:
+def check_labels(manifest: dict[str, Any], parts: Any, n: int,
+                 words: Sequence[str]) -> None:
   """Refuses labels of other patches than those that the run's tower sees.
 
+  Which tower made them is free: DINOv2 may learn from CLIP's. So is the
+  tokenizer, since labels are words.
+
   Raises:
-    InputError: another crop, grid or n; all faults together.
+    InputError: another crop, grid or n, or a word list that was changed since
+      its words were counted; all faults together.
   """
   wanted = {"n": n, "patches": parts.model.tower.config.patches,
-            "crop": crop_of(parts.processor, parts.image_size)}
+            "crop": crop_of(parts.processor, parts.image_size),
+            "words_sha256": digest(words)}
   faults = [f"{name}: the labels' {manifest.get(name)!r}, this run's {own!r}"
             for name, own in wanted.items() if manifest.get(name) != own]
   if faults:

@@ -1,5 +1,6 @@
 """A word list in an LLM's tokens, and what its words mean to that LLM."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def read_words(path: str | Path) -> list[str]:
     raise InputError("\n".join(
         faults[:20] + ([f"... and {more} more"] if more > 0 else [])))
   return words
+
+
+def digest(words: Sequence[str]) -> str:
+  """SHA-256 of a word list."""
+  return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def word_tokens(words: Sequence[str], tokenizer: Any,

@@ -2,8 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+CHUNK = 8192  # words at a time, on each device
 
 
 def plain_top_words(patches: jax.Array, words_we: jax.Array, n: int,
@@ -13,9 +16,31 @@ def plain_top_words(patches: jax.Array, words_we: jax.Array, n: int,
   return ids, scores
 
 
+def placed(words_we: np.ndarray, mesh: Mesh | None = None) -> jax.Array:
+  """f32[W,E] on its devices, with the zeros that `top_words` would add.
+
+  Words that fit on all devices together need not fit on one.
+  """
+  if mesh is None:
+    return jnp.asarray(words_we)
+  count, shards = len(words_we), mesh.size
+  rows = shards * _rows(count, shards, CHUNK)
+  return jax.make_array_from_callback(
+      (rows, words_we.shape[1]), NamedSharding(mesh, P(mesh.axis_names)),
+      lambda at: np.pad(words_we[at], [
+          (0, len(range(*at[0].indices(rows))) - len(words_we[at])), (0, 0)]))
+
+
+def _rows(count: int, shards: int, chunk: int) -> int:
+  """Words of one device: whole chunks."""
+  chunk = min(chunk, -(-count // shards))
+  return -(-count // (chunk * shards)) * chunk
+
+
 def top_words(patches: jax.Array, words_we: jax.Array, n: int,
-              sign: float = 1.0, *, chunk: int = 8192,
-              mesh: Mesh | None = None) -> tuple[jax.Array, jax.Array]:
+              sign: float = 1.0, *, chunk: int = CHUNK,
+              mesh: Mesh | None = None,
+              count: int = 0) -> tuple[jax.Array, jax.Array]:
   """The n words of the largest sign * cosine, best first.
 
   Never holds patches x words: n candidates go from chunk to chunk. On a mesh
@@ -28,15 +53,17 @@ def top_words(patches: jax.Array, words_we: jax.Array, n: int,
     sign: -1 where small cosines mean likeness (SEA, 2408.11813, eq 8).
     chunk: words at a time, on each device.
     mesh: over all of whose devices the words are cut.
+    count: W, where `words_we` is `placed` and so has more rows.
 
   Returns:
     words i32[I,P,n] and scores f32[I,P,n]; of equal scores the lower word.
   """
   shards = mesh.size if mesh is not None else 1
-  count = words_we.shape[0]
+  count = count or words_we.shape[0]
   chunk = min(chunk, -(-count // shards))
-  turns = -(-count // (chunk * shards))
-  padded = jnp.pad(words_we, [(0, shards * turns * chunk - count), (0, 0)])
+  turns = _rows(count, shards, chunk) // chunk
+  padded = jnp.pad(words_we, [
+      (0, shards * turns * chunk - len(words_we)), (0, 0)])
 
   def local(patches, words, first):
     # Masked scores lie below all others, so that padding is never chosen.

@@ -24,8 +24,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from align_jax.connectors.protocol import ConnectorOutput
 from align_jax.parallel.layout import ROWS, Layout
-from align_jax.train.measures import measures
+from align_jax.train.measures import READ, first_rows, measures, mir
 from align_jax.train.optimizer import Schedule
 from align_jax.train.select import base, merge, unflatten
 from align_jax.train.state import TrainState, shardings_of
@@ -53,8 +54,8 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     accumulate: A, microbatches a step; divides the rows.
     seed: of the run; random draws are keyed by (seed, step, row, objective).
     name: of the compiled function, by which compilations are counted.
-    measure: add "measure/..." to the metrics: `measures` of train/measures.py,
-      and those of objectives that have such a method.
+    measure: add "measure/..." to the metrics: what train/measures.py has,
+      and the measures of objectives that have such a method.
 
   Returns:
     (state, batch) -> (state, metrics). The state is donated. Where the loss
@@ -79,6 +80,8 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     if measure:
       scale = model.decoder.config.embed_scale
       found = measures(outputs, batch, layout, scale)
+      if not model.connector.feedback_layer:
+        found["mir"] = integration(model, params, outputs, batch, layout)
       for kind, (objective, _) in objectives.items():
         if hasattr(objective, "measures"):
           found |= {f"{kind}/{k}": m for k, m in objective.measures(
@@ -140,6 +143,26 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
   return jax.jit(train_step, in_shardings=(where, rows),
                  out_shardings=(where, NamedSharding(mesh, P())),
                  donate_argnums=0)
+
+
+def integration(model: Any, params: Any, outputs: dict[str, Any],
+                batch: Batch, layout: Layout) -> jax.Array:
+  """`mir` of one row of each shard, read once more, without gradients.
+
+  A causal decoder's states of a row's beginning do not depend on its end, so
+  that no more than a beginning is read.
+  """
+  few = lambda x: first_rows(jax.lax.stop_gradient(x), layout)
+  rows = {name: few(batch[name])[:, :READ] for name in (
+      "tokens", "visual_index", "positions", "segment_ids")}
+  visual = ConnectorOutput(few(outputs["visual_tokens"]), {
+      k: jax.lax.stop_gradient(x) for k, x in outputs[
+          "connector_aux"].items() if k == "special_xd"})
+  states = model.apply({"params": jax.lax.stop_gradient(params)}, rows,
+                       visual, method="states")
+  live, index = rows["segment_ids"] > 0, rows["visual_index"]
+  own = (index >= 0) & (index < visual.tokens[0].size // states.shape[-1])
+  return mir(states, live & own, live & (index < 0))
 
 
 def split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:

@@ -9,25 +9,22 @@ preparations make all that is read here.
 
 from ml_collections import ConfigDict
 
+from align_jax.labels.presets import TRAINING
+
 # Of the split "train". The connector sees each of them some times.
 SCENES = 6000
 
-# lambda and the sampling's window are the same in all arms: 1, which is ours
-# (the paper gives no value), and the paper's 2.
-_PAPER = dict(n=10, scale=0.0)  # "tau = 0", read as a learnt log scale's start
-# Fewer words of a patch, since the teacher's first ones are far better than
-# its tenth; CLIP's own start of the temperature, since at 0 a cosine of 1
-# weighs but e times one of 0, and the loss hardly moves.
-_RECOMMENDED = dict(n=3, scale=2.659)
-
+# Of an arm: a preset of align_jax/labels/presets.py and the labels that it
+# trains on, which configs/mini/study_sea.py makes. All arms have the same
+# lambda, window and learning rate of the temperature.
 ARMS = {
     "off": None,
-    "paper": dict(_PAPER, labels="paper"),
-    "minus": dict(_PAPER, labels="minus"),
-    "recommended": dict(_RECOMMENDED, labels="recommended"),
-    "shuffled": dict(_RECOMMENDED, labels="shuffled"),
-    "true": dict(_RECOMMENDED, labels="true"),
-    "align": dict(_RECOMMENDED, labels="recommended"),
+    "paper": ("paper", "paper"),
+    "minus": ("paper", "minus"),
+    "recommended": ("recommended", "recommended"),
+    "shuffled": ("recommended", "shuffled"),
+    "true": ("recommended", "true"),
+    "align": ("recommended", "recommended"),
 }
 
 
@@ -37,13 +34,16 @@ def get_config(arg: str = "") -> ConfigDict:
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   arm = chosen.get("arm", "off")
   made = f"{chosen.get('from', 'runs/mini_sea')}/prepared"
-  sea = ARMS[arm]
+  sea, labels = {}, ""
+  if ARMS[arm]:
+    sea = TRAINING[ARMS[arm][0]]
+    labels = f"{made}/labels_{ARMS[arm][1]}/labels"
 
   captions = dict(kind="icon_scenes", options=dict(
       split="train", form="captions", scenes=SCENES))
   if sea:
     captions = dict(kind="labelled", options=dict(
-        source=captions, labels=f"{made}/labels_{sea['labels']}/labels",
+        source=captions, labels=labels,
         digests=f"{made}/features/features/digests.json"))
 
   c = ConfigDict()
@@ -68,11 +68,11 @@ def get_config(arg: str = "") -> ConfigDict:
       objectives={"next_token": 1.0}, data=dict(captions=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)
   if sea:
-    c.model.scalars = {"sea_log_scale": sea["scale"]}
-    c.objective_options = {"sea": dict(
-        labels=f"{made}/labels_{sea['labels']}/labels", n=sea["n"], window=2)}
-    pretrain["train"]["sea_log_scale"] = 1e-3
-    pretrain["objectives"]["sea"] = 1.0
+    c.model.scalars = {"sea_log_scale": sea["log_scale"]}
+    c.objective_options = {"sea": dict(labels=labels, **{
+        name: sea[name] for name in ("n", "window", "scope", "lead")})}
+    pretrain["train"]["sea_log_scale"] = sea["rate"]
+    pretrain["objectives"]["sea"] = sea["weight"]
   c.stages = [pretrain, dict(
       name="instruct", steps=250,
       train={"connector/*": 5e-4, "decoder/*": 5e-4},

@@ -13,6 +13,7 @@ import json
 from align_jax.config import load_config
 from align_jax.evals.preparation import Preparation, trained
 from align_jax.evals.study import Cell, Column, Study, Tuning
+from align_jax.labels.presets import TRAINING
 
 SEEDS = range(5)
 # "off" and "true", the ceiling, frame the contrast.
@@ -33,13 +34,13 @@ TEXT = [source(split="text", form=form, scenes=6000)
         for form in ("told", "said")]
 
 
-def labels(name: str, how: str, sign: str, n: int) -> Preparation:
+def labels(name: str, preset: str, sign: str) -> Preparation:
   """Labels of the training scenes; the text side never saw a bare word."""
   return Preparation(f"labels_{name}", ((
       "label", "--tower", f"{AT}/tower/model", "--words",
-      f"{AT}/words/words.txt", "--source", SCENES, "--how", how, "--sign",
-      sign, "--n", str(n), "--template", "a {}", "--out",
-      f"{AT}/labels_{name}/labels"),))
+      f"{AT}/words/words.txt", "--source", SCENES, "--preset", preset,
+      "--sign", sign, "--n", str(TRAINING[preset]["n"]), "--template", "a {}",
+      "--out", f"{AT}/labels_{name}/labels"),))
 
 
 def controls(kind: str) -> Preparation:
@@ -76,9 +77,9 @@ def get_study() -> Study:
           Preparation("features", ((
               "data", "features", "--tower", f"{AT}/tower/model", "--source",
               SCENES, "--out", f"{AT}/features/features"),)),
-          labels("recommended", "maskclip", "check", 3),
-          labels("paper", "raw", "check", 10),
-          labels("minus", "raw", "-1", 10),
+          labels("recommended", "recommended", "check"),
+          labels("paper", "paper", "check"),
+          labels("minus", "paper", "-1"),
           controls("shuffled"),
           controls("true"),
       ),

@@ -54,6 +54,20 @@ def test_captions_name_all_things():
       assert f"a {thing.color} {thing.name}" in said
 
 
+def test_names_are_captions_without_their_colours():
+  captions, names = (IconScenes(form=form, scenes=20)
+                     for form in ("captions", "names"))
+  for i in range(20):
+    first, other = captions[i], names[i]
+    said = other["conversation"][1]["content"]
+    for thing in captions.things(i):
+      first_said = first["conversation"][1]["content"]
+      assert f"a {thing.color} {thing.name}" in first_said
+      assert f"a {thing.name}" in said
+    assert not set(COLORS) & set(said.replace(",", "").split())
+    assert other["images"][0].name == first["images"][0].name
+
+
 def test_answers_are_true(source):
   kinds = collections.Counter()
   yes = 0
@@ -162,8 +176,33 @@ def test_scenes_of_one_thing():
     IconScenes(most=12)
 
 
+def test_copies_have_one_name():
+  source = IconScenes("tower", "names", scenes=40, least=1, most=1, copies=9)
+  counts, colors = set(), set()
+  for i in range(40):
+    things = source.things(i)
+    counts.add(len(things))
+    colors.add(len({t.color for t in things}))
+    name, = {t.name for t in things}
+    assert source[i]["conversation"][1]["content"] == f"a {name}"
+    assert len({t.box for t in things}) == len(things)
+  assert counts == set(range(3, 10)) and max(colors) > 3
+  two = IconScenes("tower", "captions", scenes=20, least=2, most=2, copies=4)
+  for i in range(20):
+    things = two.things(i)
+    assert 4 <= len(things) <= 8
+    assert len({t.name for t in things}) == 2
+    assert {f"a {t.color} {t.name}" for t in things} == set(
+        two.caption(i).split(" and "))
+  with pytest.raises(InputError) as error:
+    IconScenes(form="turns", most=5, copies=2)
+  assert "most is 5 and copies is 2 (at most 9 things)" in str(error.value)
+  assert "only the forms 'captions' and 'names'" in str(error.value)
+
+
 def test_images_are_named_apart():
   names = {IconScenes(**{"split": "train", **options}).picture(0).name
            for options in ({}, {"split": "test"}, {"seed": 1}, {"size": 48},
-                           {"most": 4}, {"least": 1})}
-  assert len(names) == 6
+                           {"most": 4}, {"least": 1},
+                           {"form": "names", "most": 4, "copies": 2})}
+  assert len(names) == 7

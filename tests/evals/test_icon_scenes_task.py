@@ -81,7 +81,11 @@ def test_likelihood_is_over_each_questions_own_set(task):
     assert row["prediction"] == item.closed[-1]
 
 
-def test_tokens_that_are_true_words_hit_every_time(task, tokenizer):
+def test_tokens_that_are_true_words_hit_every_time(task, tokenizer,
+                                                   monkeypatch):
+  read = []
+  monkeypatch.setattr("align_jax.evals.icon_scenes.integration",
+                      lambda run, examples: read.append(examples) or 1.5)
   table = np.random.default_rng(0).normal(size=(512, 32)).astype(np.float32)
   mean = {w: table[[t for t in row if t >= 0]].mean(0) for w, row in zip(
       concepts(), word_tokens(concepts(), tokenizer, " "))}
@@ -98,6 +102,11 @@ def test_tokens_that_are_true_words_hit_every_time(task, tokenizer):
   assert found["words"] == len(concepts()) + 1000
   assert found["hit_rate"] == 1.0
   assert 0 < found["hit_chance"] < 0.003
+  assert found["mir"] == 1.5
+  assert [e["conversation"][-1]["content"] for e in read[0]] == [
+      things.caption(i) for i in range(12)]
+  # Scenes lie as their captions do: both are sums of the same words.
+  assert found["cka"] > 0.5 and found["mutual_knn"] > 10 / 11
   run.visual_tokens = lambda images: tokens[:, ::-1]
   assert task.measures(run)["hit_rate"] < 0.5
 

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("easy_vqa")
 
 from align_jax.cli.main import main  # noqa: E402
+from align_jax.config import MeshConfig  # noqa: E402
 from align_jax.data.easy_vqa.facts import COLORS, SHAPES  # noqa: E402
 from align_jax.data.easy_vqa.source import EasyVQA  # noqa: E402
 from align_jax.data.example import BadSample  # noqa: E402
@@ -24,6 +25,7 @@ from align_jax.data.labelled import Labelled  # noqa: E402
 from align_jax.errors import InputError  # noqa: E402
 from align_jax.hub.tower_face import load_tower  # noqa: E402
 from align_jax.labels import job, store  # noqa: E402
+from align_jax.parallel.mesh import make_mesh  # noqa: E402
 
 TOWER = "pkg:align_jax/weights/mini_clip"
 WORDS = [*sorted(COLORS), *sorted(SHAPES)]
@@ -136,6 +138,18 @@ def test_two_processes_share_the_shards(made, tower, source, words, tmp_path):
     assert ("images" in manifest) == (process == 0)
   for path in folder.glob("labels-*"):
     assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_eight_devices_label_as_one(made, source, words, tmp_path):
+  mesh = make_mesh(MeshConfig(data=-1))
+  assert mesh.size == 8
+  many = load_tower(TOWER, mesh=mesh)
+  job.label(plan(words), source, many, tmp_path, batch=5, mesh=mesh)
+  first, other = store.Labels(made[0]), store.Labels(tmp_path)
+  assert first.keys() == other.keys()
+  for key in first.keys():
+    np.testing.assert_array_equal(first[key][0], other[key][0])
+    np.testing.assert_allclose(first[key][1], other[key][1], atol=1e-3)
 
 
 def test_other_settings_are_refused_in_the_same_folder(

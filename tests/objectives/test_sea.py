@@ -178,11 +178,12 @@ def config(**model) -> Config:
 
 def write_labels(folder, **manifest):
   """What the objective reads of a folder of labels."""
-  (folder / "words.txt").write_text(
-      "".join(chr(97 + i) * (1 + i % 3) + "\n" for i in range(Q)))
+  listed = [chr(97 + i) * (1 + i % 3) for i in range(Q)]
+  (folder / "words.txt").write_text("".join(w + "\n" for w in listed))
   (folder / "index.npz").touch()
   (folder / "manifest.json").write_text(json.dumps(
-      {"patches": P, "n": n, "crop": {"image_size": 10}} | manifest))
+      {"patches": P, "n": n, "crop": {"image_size": 10},
+       "words_sha256": words.digest(listed)} | manifest))
   return folder
 
 
@@ -285,6 +286,11 @@ def test_labels_of_other_patches_are_refused(objective, tmp_path):
     objective(config())
   assert "patches: the labels' 9, this run's 25" in str(error.value)
   assert "crop: the labels' {'image_size': 12}" in str(error.value)
+  write_labels(tmp_path)
+  with (tmp_path / "words.txt").open("a") as file:
+    file.write("another\n")
+  with pytest.raises(InputError, match="words_sha256: the labels' "):
+    objective(config())
 
 
 def test_patch_cosine_has_the_same_pairs_and_no_negatives(

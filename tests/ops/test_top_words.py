@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from align_jax.config import MeshConfig
-from align_jax.ops.top_words import plain_top_words, top_words
+from align_jax.ops.top_words import placed, plain_top_words, top_words
 from align_jax.parallel.mesh import make_mesh
 
 
@@ -35,6 +35,14 @@ def test_devices_change_nothing(words):
   ids, scores = jax.jit(lambda p, t: top_words(
       p, t, 4, chunk=3, mesh=mesh))(patches, table)
   want, best = plain_top_words(patches, table, 4)
+  np.testing.assert_array_equal(ids, want)
+  np.testing.assert_allclose(scores, best, rtol=1e-6)
+  # Laid out beforehand, so that no device ever holds them all.
+  laid = placed(table, mesh)
+  assert {s.data.shape[0] for s in laid.addressable_shards} == {
+      -(-words // 8)}
+  ids, scores = jax.jit(lambda p, t: top_words(
+      p, t, 4, mesh=mesh, count=words))(patches, laid)
   np.testing.assert_array_equal(ids, want)
   np.testing.assert_allclose(scores, best, rtol=1e-6)
 

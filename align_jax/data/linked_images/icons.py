@@ -67,14 +67,21 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def icon(name: str, size: int, color: tuple[int, int, int]) -> Image.Image:
   """An icon in RGBA, cut to its ink and fitted into size x size."""
-  char = icons()[name]
-  drawn = Image.new("L", (2 * size, 2 * size))
-  ImageDraw.Draw(drawn).text((size, size), char, 255, font(size), anchor="mm")
-  ink = drawn.crop(drawn.getbbox())
-  ink.thumbnail((size, size), Image.LANCZOS)
+  ink = _ink(name, size)
   picture = Image.new("RGBA", ink.size, (*color, 0))
   picture.putalpha(ink)
   return picture
+
+
+@functools.lru_cache(maxsize=4096)  # drawing letters costs most of a scene
+def _ink(name: str, size: int) -> Image.Image:
+  """An icon's opacity; not to be changed, since it is kept."""
+  drawn = Image.new("L", (2 * size, 2 * size))
+  ImageDraw.Draw(drawn).text((size, size), icons()[name], 255, font(size),
+                             anchor="mm")
+  ink = drawn.crop(drawn.getbbox())
+  ink.thumbnail((size, size), Image.LANCZOS)
+  return ink
 
 
 def _folder() -> Path:
