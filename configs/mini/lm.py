@@ -3,10 +3,10 @@
   align-jax train --config mini/lm:tokenizer=DIR --workdir runs/mini_lm
   align-jax convert export runs/mini_lm DIR --to hf-decoder
 
-Some 2 million parameters. In the world's text captions stand where a picture
-will stand later, so that it can answer once pictures are words to it. The
-tokenizer is one of `align-jax data tokenizer`; a study's preparations do all
-of it (configs/mini/study_sea.py). A sixth of the English is held out for
+One or two million parameters. In the world's text captions stand where a
+picture will stand later, so that it can answer once pictures are words to it.
+The tokenizer is one of `align-jax data tokenizer`; a study's preparations do
+all of it (configs/mini/study_sea.py). A sixth of the English is held out for
 perplexity.
 """
 
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 VOCABULARY = 2048
 SCENES = 30_000
-# Sizes, and those of the world of sets, of fewer words.
+# Sizes, and those of the worlds of icons, whose texts are simpler.
 SIZES = dict(width=192, layers=4, heads=6, mlp_width=512)
 SMALL = dict(width=128, layers=4, heads=4, mlp_width=344)
 # The world of sets, and of its single pictures: see configs/mini/sam.py.
@@ -68,7 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
       connector=dict(kind="linear", options={}),
       decoder=dict(
           kind="llama", tokenizer=chosen.get("tokenizer", ""),
-          config=dict(SMALL if name == "sets" else SIZES,
+          config=dict(SIZES if name == "documents" else SMALL,
                       vocab_size=VOCABULARY, max_positions=512)),
       dtype="float32", frozen_dtype="float32", remat="none"))
   c.mesh = ConfigDict(dict(data=1))

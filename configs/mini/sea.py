@@ -61,10 +61,10 @@ def get_config(arg: str = "") -> ConfigDict:
           kind="icon_scenes", options=dict(
               split="train", form="turns", scenes=SCENES))),
       features=f"{made}/features/features",
-      template="plain", rows=8, row_length=160, images_per_row=4,
-      labels_per_row=112, pack=True, streams=1))
+      template="plain", rows=8, row_length=144, images_per_row=5,
+      labels_per_row=104, pack=True, streams=1))
   pretrain = dict(
-      name="pretrain", steps=250, train={"connector/*": 2e-3},
+      name="pretrain", steps=150, train={"connector/*": 2e-3},
       objectives={"next_token": 1.0}, data=dict(captions=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)
   if sea:
@@ -74,7 +74,8 @@ def get_config(arg: str = "") -> ConfigDict:
     pretrain["train"]["sea_log_scale"] = sea["rate"]
     pretrain["objectives"]["sea"] = sea["weight"]
   c.stages = [pretrain, dict(
-      name="instruct", steps=250,
+      name="instruct", steps=200,
+      batch=dict(row_length=176, images_per_row=3, labels_per_row=48),
       train={"connector/*": 5e-4, "decoder/*": 5e-4},
       objectives={"next_token": 1.0}, data=dict(turns=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)]

@@ -87,6 +87,7 @@ def get_study() -> Study:
           rates=(1e-3, 2e-3, 4e-3), field="stages[0].train.connector/*",
           overrides={"eval.options.split": "validation",
                      "eval.options.english": False},
+          evaluate={"scoring": "generate"},
           # At hours a rate, the real model takes the rate of the config.
           fixed=("recommended_smollm2", "shuffled_smollm2")),
       testable=("measures/label_hit_rate", "measures/label_chance"),
@@ -101,6 +102,7 @@ def get_study() -> Study:
           Column("TACS", "measures/tacs", "number"),
           Column("gap", "measures/modality_gap", "number"),
           Column("norms", "measures/norm_ratio", "number"),
+          Column("MIR", "measures/mir", "number"),
           Column("perplexity", "measures/perplexity", "number"),
           Column("pairs a step", "train/stages/pretrain/weight_sea", "count"),
           Column("seconds a step", "train/stages/pretrain/step_seconds",
@@ -109,17 +111,18 @@ def get_study() -> Study:
       notes=(
           "Icon scenes: two to five of some 250 one-word things, each in a "
           "colour; four questions on each of 250 test scenes. A language "
-          "model of 2 million parameters that was trained on the world's "
+          "model of a million parameters that was trained on the world's "
           "text and on Python's manual, and a CLIP of the same world, trained "
-          "on scenes of its own; 16 visual tokens a scene. Two stages, 250 "
-          "steps each: captions for the connector with SEA's loss where the "
+          "on images of its own; 9 visual tokens a scene. Two stages, 150 and "
+          "200 steps: captions for the connector with SEA's loss where the "
           "arm has labels, then questions for connector and language model.",
-          "off: no labels. recommended: the CLIP's labels through its values "
-          "(MaskCLIP), three words a patch. shuffled: the same, of another "
-          "scene. true: what is there. paper: raw features, ten words, the "
-          "sign that a check on training scenes gave; minus: with the "
-          "paper's literal minus. align: ALIGN instead of an MLP, with the "
-          "recommended labels. _smollm2: the contrast once more with the real "
+          "off: no labels. recommended: the CLIP's labels through attention "
+          "among its values (CLIP Surgery), three words a patch. shuffled: "
+          "the same, of another scene. true: what is there. paper: raw "
+          "features, ten words, the sign that a check on training scenes "
+          "gave; minus: with the paper's literal minus. align: ALIGN instead "
+          "of an MLP, with the recommended labels. _smollm2: the contrast "
+          "once more with the real "
           "SmolLM2-135M, 100 steps of three rows for eight in each stage, "
           "adapters of rank 8 in the second, 100 test scenes.",
           "Labels true: one of a patch's words, on training scenes where "

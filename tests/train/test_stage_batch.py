@@ -55,6 +55,8 @@ def test_a_stage_that_measures_says_so_in_its_metrics(config, tmp_path):
   train(dataclasses.replace(config, stages=(stage,)), tmp_path, show=False)
   lines = [json.loads(line) for line in
            (tmp_path / "metrics.jsonl").read_text().splitlines()]
-  for name in ("tacs", "gap", "norm_ratio", "mutual_knn", "cka", "mir"):
+  # Of so few images no ten are nearest.
+  assert all(line["measure/mutual_knn"] == 0 for line in lines)
+  for name in ("tacs", "gap", "norm_ratio", "cka", "mir"):
     values = [line[f"measure/{name}"] for line in lines]
     assert all(np.isfinite(values)) and len(set(values)) == 3, name
