@@ -46,14 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="what to make of them")
   add("--out", required=True, metavar="DIR", help="folder of the labels")
   add("--preset", default="paper", metavar="NAME",
-      help="paper or recommended: --how, --layer and --sign "
+      help="paper or recommended: --how, --layer, --sign and --n "
       "(default: %(default)s)")
   add("--how", default="", help="patch features (default: the preset's)")
   add("--layer", type=int, default=-1,
       help="last layer to run, from the end (default: %(default)s)")
   add("--sign", type=_sign, metavar="1|-1|check",
       help="of the cosine (default: -1 for raw, else 1)")
-  add("--n", type=int, default=10, help="words of a patch")
+  add("--n", type=int,
+      help="words of a patch (default: the preset's)")
   add("--threshold", type=float, default=0.0,
       help="words not scored above it are dropped")
   add("--template", action="append", metavar="TEXT",
@@ -102,7 +103,7 @@ def make(args: argparse.Namespace) -> dict:
   from align_jax.hub.tower_face import load_tower
   from align_jax.labels import job
   from align_jax.labels.known import check_sign, derive
-  from align_jax.labels.presets import label_preset
+  from align_jax.labels.presets import TRAINING, check, label_preset
   from align_jax.parallel.distributed import initialise
   from align_jax.parallel.mesh import make_mesh
   from align_jax.validate import check_source
@@ -121,10 +122,13 @@ def make(args: argparse.Namespace) -> dict:
   own = jax.local_devices()
   mesh = make_mesh(MeshConfig(data=-1), own) if len(own) > 1 else None
   tower = load_tower(args.tower, mesh=mesh)
+  check(args.preset)
   how = args.how or label_preset(args.preset, tower.spec.kind)["how"]
   plan = job.Plan(
       tower=args.tower, words=args.words, source=args.source, how=how,
-      layer=args.layer, n=args.n, threshold=args.threshold, shard=args.shard,
+      layer=args.layer, n=(
+          TRAINING[args.preset]["n"] if args.n is None else args.n),
+      threshold=args.threshold, shard=args.shard,
       sign=args.sign if isinstance(args.sign, float) else (
           -1.0 if how == "raw" else 1.0),
       crop_from=args.crop_from, templates=tuple(args.template or ("{}",)))

@@ -13,7 +13,6 @@ import json
 from align_jax.config import load_config
 from align_jax.evals.preparation import Preparation, trained
 from align_jax.evals.study import Cell, Column, Study, Tuning
-from align_jax.labels.presets import TRAINING
 
 SEEDS = range(5)
 # "off" and "true", the ceiling, frame the contrast.
@@ -39,8 +38,8 @@ def labels(name: str, preset: str, sign: str) -> Preparation:
   return Preparation(f"labels_{name}", ((
       "label", "--tower", f"{AT}/tower/model", "--words",
       f"{AT}/words/words.txt", "--source", SCENES, "--preset", preset,
-      "--sign", sign, "--n", str(TRAINING[preset]["n"]), "--template", "a {}",
-      "--out", f"{AT}/labels_{name}/labels"),))
+      "--sign", sign, "--template", "a {}", "--out",
+      f"{AT}/labels_{name}/labels"),))
 
 
 def controls(kind: str) -> Preparation:
@@ -117,7 +116,7 @@ def get_study() -> Study:
           "200 steps: captions for the connector with SEA's loss where the "
           "arm has labels, then questions for connector and language model.",
           "off: no labels. recommended: the CLIP's labels through attention "
-          "among its values (CLIP Surgery), three words a patch. shuffled: "
+          "among its values (CLIP Surgery), one word a patch. shuffled: "
           "the same, of another scene. true: what is there. paper: raw "
           "features, ten words, the sign that a check on training scenes "
           "gave; minus: with the paper's literal minus. align: ALIGN instead "

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from align_jax.config import load_config
 from align_jax.data.images import ImageReader
 from align_jax.errors import InputError
+from align_jax.evals.study import load_study
 from align_jax.hub.pretrained import load_processor
 from align_jax.hub.tower_face import load_tower
 from align_jax.labels import job
@@ -28,6 +30,26 @@ def test_the_papers_settings_are_the_papers():
   assert 8.4 < least < 8.6 and np.log(36_864) - least < 2.1
   assert TRAINING["recommended"]["log_scale"] == pytest.approx(
       np.log(1 / 0.07), abs=1e-4)
+
+
+def test_the_miniature_trains_by_the_presets():
+  for arm, preset in (("paper", "paper"), ("minus", "paper"),
+                      ("recommended", "recommended"),
+                      ("shuffled", "recommended"), ("true", "recommended")):
+    config, wanted = load_config(f"mini/sea:arm={arm}"), TRAINING[preset]
+    own = config.objective_options["sea"]
+    assert {k: own[k] for k in ("n", "window", "scope", "lead")} == {
+        k: wanted[k] for k in ("n", "window", "scope", "lead")}
+    assert config.model.scalars == {"sea_log_scale": wanted["log_scale"]}
+    assert config.stages[0].objectives["sea"] == wanted["weight"]
+  made = {p.name: p.commands[0] for p in load_study("mini/study_sea").prepare}
+  for name, preset, sign in (("recommended", "recommended", "check"),
+                             ("paper", "paper", "check"),
+                             ("minus", "paper", "-1")):
+    command = made[f"labels_{name}"]
+    assert command[command.index("--preset") + 1] == preset
+    assert command[command.index("--sign") + 1] == sign
+    assert "--n" not in command and "--how" not in command
 
 
 def test_presets_that_there_are_not():
