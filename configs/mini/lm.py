@@ -25,8 +25,10 @@ SINGLE = dict(least=4, most=6, words=112,
 # The text of each world: a source with the weight of its tokens' samples.
 WORLDS = {
     "icons": {
+        # To name all is to copy, which the other answers are made of.
         "told": (0.7, dict(kind="icon_scenes", options=dict(
-            split="text", form="told", scenes=SCENES))),
+            split="text", form="told", scenes=SCENES, kinds=(
+                "names", "thing", "color", "there", "count")))),
         "said": (0.1, dict(kind="icon_scenes", options=dict(
             split="text", form="said", scenes=SCENES)))},
     "documents": {
@@ -41,7 +43,6 @@ WORLDS = {
         **{f"stories_{n}": (0.05, dict(kind="icon_sets", options=dict(
             split="text", form="told", sets=SCENES, images=n, asks="ending",
             **SET))) for n in (3, 4, 5)},
-        # To name all is to copy, which the other answers are made of.
         "told": (0.5, dict(kind="icon_scenes", options=dict(
             split="text", form="told", scenes=SCENES, **SINGLE)))},
 }
@@ -53,8 +54,8 @@ def get_config(arg: str = "") -> ConfigDict:
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   name = chosen.get("world", "icons")
   world = WORLDS[name]
-  # An answer on sets is a word or two, which much English would drown.
-  english = 0.02 if name == "sets" else 0.2
+  # An answer on icons is a word or two, which much English would drown.
+  english = {"sets": 0.02, "icons": 0.04, "documents": 0.2}[name]
 
   c = ConfigDict()
   c.name = "mini_lm"
@@ -75,9 +76,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = ConfigDict(dict(
       sources={name: source for name, (_, source) in world.items()}
       | dict(english=ENGLISH),
-      # Of sets an answer is a word of those before it: behind a space, as
+      # Of icons an answer is a word of those before it: behind a space, as
       # there, it is the same token.
-      template="blip" if name == "sets" else "plain", rows=4,
+      template="plain" if name == "documents" else "blip", rows=4,
       row_length=416, images_per_row=1, labels_per_row=416, pack=True,
       streams=1))
   c.stages = [dict(

@@ -61,8 +61,9 @@ def get_config(arg: str = "") -> ConfigDict:
           kind="icon_scenes", options=dict(
               split="train", form="turns", scenes=SCENES))),
       features=f"{made}/features/features",
-      template="plain", rows=8, row_length=144, images_per_row=5,
-      labels_per_row=104, pack=True, streams=1))
+      # As the language model was trained.
+      template="blip", rows=8, row_length=136, images_per_row=5,
+      labels_per_row=88, pack=True, streams=1))
   pretrain = dict(
       name="pretrain", steps=150, train={"connector/*": 2e-3},
       objectives={"next_token": 1.0}, data=dict(captions=1.0),
@@ -75,7 +76,6 @@ def get_config(arg: str = "") -> ConfigDict:
     pretrain["objectives"]["sea"] = sea["weight"]
   c.stages = [pretrain, dict(
       name="instruct", steps=200,
-      batch=dict(row_length=176, images_per_row=3, labels_per_row=48),
       train={"connector/*": 5e-4, "decoder/*": 5e-4},
       objectives={"next_token": 1.0}, data=dict(turns=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)]
