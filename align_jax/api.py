@@ -8,7 +8,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from align_jax.evals.generate import Generator
 from align_jax.evals.prompts import Prompt, rows_for, stack_extras
 from align_jax.hub.pretrained import is_checkpoint
 from align_jax.train.select import flatten, unflatten
+
+_NOTHING = Prompt(np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,15 @@ class Run:
     """
     return self._look(images, "tokens", prompt)["tokens"]
 
+  def tokens_of(self, features: np.ndarray) -> np.ndarray:
+    """What the language model reads of a tower's features f[I,P,C], be they
+    what the tower gave or not: f32[I,T,D]. Nothing is asked."""
+    bare = dataclasses.replace(_NOTHING, extras=self.extras(
+        question("", [None])))
+    boxes = np.zeros((len(features), 4), np.int32)
+    return self._encoded("tokens", [bare] * len(features), lambda at: (
+        np.asarray(features[at], np.float32), boxes[at]))["tokens"]
+
   def distribution(self, images: Any,
                    prompt: str | Sequence[str] = "") -> np.ndarray | None:
     """Of a connector that mixes words, its weights f32[I,T,V]; else None."""
@@ -211,22 +222,38 @@ class Run:
 
   def _look(self, images: Any, what: str,
             prompt: str | Sequence[str] = "") -> dict[str, np.ndarray]:
-    """Images one a row, in batches of one size."""
+    """Images one a row."""
     images = listed(images)
     asked = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
     if len(asked) != len(images):
       raise InputError(f"{len(images)} images need as many prompts, not "
                        f"{len(asked)}")
-    none = Prompt(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    asked = [none if what == "features" else dataclasses.replace(
-        none, extras=self.extras(question(text, [image])))
+    asked = [_NOTHING if what == "features" else dataclasses.replace(
+        _NOTHING, extras=self.extras(question(text, [image])))
              for text, image in zip(asked, images)]
-    rows = rows_for(len(images), self.config.eval.batch)
-    out = []
-    for at in range(0, len(images), rows):
+
+    def read(at: slice) -> tuple[np.ndarray, np.ndarray]:
       # Of an image in tiles the first, which is all of it.
-      pixels, boxes = (np.stack([part[0] for part in parts]) for parts in zip(
-          *(self.reader.slots([image]) for image in images[at:at + rows])))
+      slots = [self.reader.slots([image]) for image in images[at]]
+      return tuple(np.stack([part[0] for part in parts])
+                   for parts in zip(*slots))
+
+    return self._encoded(what, asked, read)
+
+  def _encoded(self, what: str, asked: Sequence[Prompt],
+               read: Callable[[slice], tuple[np.ndarray, np.ndarray]],
+               ) -> dict[str, np.ndarray]:
+    """Runs the model up to `what`, in batches of one size.
+
+    Args:
+      what: see `_encode`.
+      asked: of each image.
+      read: some images -> u8[n,H,W,3] or features f32[n,P,C], boxes i32[n,4].
+    """
+    rows = rows_for(len(asked), self.config.eval.batch)
+    out = []
+    for at in range(0, len(asked), rows):
+      pixels, boxes = read(slice(at, at + rows))
       count = len(pixels)
       pad = lambda x, n=rows - count: np.pad(
           x, [(0, n)] + [(0, 0)] * (x.ndim - 1))[:, None]

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       metavar="SIGMA", help="also with Gaussian noise on the "
                       "tower's features, in units of their own standard "
                       "deviation; may be given several times")
+  parser.add_argument("--noise-absolute", type=float, action="append",
+                      default=[], metavar="SIGMA", help="likewise, in the "
+                      "units of the features themselves")
   parser.add_argument("--scoring", default="",
                       choices=("generate", "likelihood", "both"),
                       help="greedy generation, likelihood over the closed set "
@@ -52,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--keep-words", default="", metavar="FILE",
                       help="let ALIGN mix only the words of a file that "
                       "`align-jax inspect words` wrote; the result is "
-                      "written to TASK.kept_K.json")
+                      "written to TASK.FILE.json")
   parser.add_argument("--perplexity", default="", metavar="FILE",
                       help="of the language model on this text, instead of a "
                       "task")
@@ -97,7 +100,8 @@ def evaluate_folder(source: str | Path,
   task = open_task(name, own | _options(args.option))
   options = Options(
       limit=config.limit if args.limit is None else args.limit,
-      noise=tuple(args.noise), scoring=args.scoring, rows=config.batch,
+      noise=tuple(args.noise), noise_absolute=tuple(args.noise_absolute),
+      scoring=args.scoring, rows=config.batch,
       scorer=args.scorer, max_new_tokens=config.max_new_tokens, seed=args.seed,
       blind=not args.no_blind, probe=not args.no_probe)
   loaded = load_run(source, unfinished=args.unfinished)
@@ -108,7 +112,7 @@ def evaluate_folder(source: str | Path,
     words = read_words(args.keep_words)
     loaded = loaded.keeping(words)
     # Beside the run's own evaluation, not in its place.
-    stem = f"{name}.kept_{len(words)}"
+    stem = f"{name}.{Path(args.keep_words).stem}"
     about_words = {"keep_words": args.keep_words, "kept": len(words)}
   with _Bars() as bars:
     result, samples = evaluate(loaded, task, options, bars)
@@ -211,8 +215,12 @@ def table(result: dict[str, Any]) -> str:
         f"  {kind:<18}  {pct(row['accuracy'])}   {row['n']} questions; prior "
         f"{pct(row['question_prior_accuracy']).strip()}, exchanged "
         f"{pct(row['blind_accuracy']).strip()}")
-  for sigma, value in result["noise"].items():
-    lines.append(f"  with noise {sigma:<7}  {pct(value)}")
+  for kind, of in (("noise", ""), ("noise_absolute", ", absolute")):
+    kept = result.get(f"{kind}_kept", {})
+    for sigma, value in result.get(kind, {}).items():
+      share = (f"   {100 * kept[sigma]:.0f} % of what looking gave is kept"
+               if sigma in kept else "")
+      lines.append(f"  noise {sigma + of:<13} {pct(value)}{share}")
   if result["probe"]:
     read = ", ".join(f"{k} {pct(v).strip()}"
                      for k, v in result["probe"].items())

@@ -19,10 +19,17 @@ the results of `align-jax evaluate` where there are any of the same step.
   align-jax inspect run runs/quickstart
   align-jax inspect run runs/quickstart --image photo.png
 
-Or finds the K words that carry ALIGN's distribution on images, and writes
-RUN/inspect/kept.json, which `align-jax evaluate RUN --keep-words` takes:
+Or finds the K words that carry ALIGN's distribution on training images, and
+writes a file that `align-jax evaluate RUN --keep-words` takes; beside them
+stand K random words, or the K most frequent in the training's text:
 
   align-jax inspect words runs/align --keep 3400 --images 100
+  align-jax inspect words runs/align --keep 3400 --choose frequent
+
+Or tells how much noise on the tower's features moves visual tokens, with and
+without what all of them have in common:
+
+  align-jax inspect noise runs/align --images 100
 
 Or tells how a connector starts, before any training: how far its tokens are
 apart, and over how many words ALIGN spreads them, for other gains as well:
@@ -37,8 +44,8 @@ foreground is scored above the background.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("what", choices=("run", "words", "start", "labels"),
-                      help="what to look into")
+  parser.add_argument("what", help="what to look into", choices=(
+      "run", "words", "noise", "start", "labels"))
   which_run.add_run(parser)
   parser.add_argument("--images", type=int, default=6, metavar="N",
                       help="test images to show (default: %(default)s)")
@@ -51,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="of the choice of images (default: 0)")
   parser.add_argument("--keep", type=int, default=3400, metavar="K",
                       help="for `words`: how many (default: %(default)s)")
+  parser.add_argument("--choose", default="heaviest",
+                      choices=("heaviest", "random", "frequent"),
+                      help="for `words`: which (default: %(default)s)")
+  parser.add_argument("--sigmas", default="0.5,1,2,3", metavar="S,S",
+                      help="for `noise` (default: %(default)s)")
   parser.add_argument("--config", metavar="FILE[:arg]",
                       help="for `start`; single fields are set with "
                       "--config.FIELD=VALUE")
@@ -69,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     return labels(args)
   if args.what == "words":
     return kept_words(which_run.folder(args), args)
+  if args.what == "noise":
+    return noise(which_run.folder(args), args)
   source = which_run.source(args)
   with kept_clean():
     result = inspect_folder(source, args)
@@ -110,11 +124,7 @@ def start(args: argparse.Namespace) -> int:
 
   if not args.config:
     raise InputError("`inspect start` needs --config FILE")
-  try:
-    gains = [float(g) for g in args.gains.split(",") if g]
-  except ValueError as error:
-    raise InputError(f"--gains {args.gains}: numbers with commas between "
-                     "them are needed") from error
+  gains = numbers("gains", args.gains)
   with kept_clean():
     config = validate(load_config(args.config, args.overrides), args.config)
     images = args.image or starts.images_of(config, args.images)
@@ -126,16 +136,32 @@ def start(args: argparse.Namespace) -> int:
   return 0
 
 
+def numbers(option: str, text: str) -> list[float]:
+  """Of an option with several.
+
+  Raises:
+    InputError: something else.
+  """
+  from align_jax.errors import InputError
+  try:
+    return [float(x) for x in text.split(",") if x]
+  except ValueError as error:
+    raise InputError(f"--{option} {text}: numbers with commas between them "
+                     "are needed") from error
+
+
 def kept_words(workdir: Path, args: argparse.Namespace) -> int:
-  """The words that carry a run's distribution, in a file."""
+  """Words to keep, in a file."""
   from align_jax.api import load_run
   from align_jax.inspect import pruning
+  from align_jax.inspect.start import images_of
 
   with kept_clean():
     loaded = load_run(workdir, unfinished=args.unfinished)
-    images, _ = chosen(loaded, args, asked=False)
-    found = pruning.find(loaded, images, args.keep)
-  path = workdir / "inspect" / "kept.json"
+    images = args.image or images_of(loaded.config, args.images)
+    found = pruning.find(loaded, images, args.keep, args.choose, args.seed)
+  kind = "" if args.choose == "heaviest" else f"{args.choose}_"
+  path = workdir / "inspect" / f"kept_{kind}{args.keep}.json"
   path.parent.mkdir(exist_ok=True)
   pruning.write_words(found, path)
   if args.json:
@@ -145,9 +171,33 @@ def kept_words(workdir: Path, args: argparse.Namespace) -> int:
         f"{found.mass:.2%} on {len(images)} images, {found.least_mass:.2%} of "
         "the token that loses most")
   print("words that carry " + ", ".join(
-      f"{float(s):g}: {n:,}" for s, n in found.needed.items()))
+      f"{float(s):g}: {n:,}" for s, n in found.needed.items())
+      + f"; {found.covered:,} are the first of some token")
+  print(f"entropy {found.entropy:.2f} nats a token, "
+        f"{found.entropy_of_mean:.2f} of their mean")
   print(f"{found.negligible:,} words have less than 1e-6 each, "
         f"{found.negligible_mass:.2%} together; kept words: {path}")
+  return 0
+
+
+def noise(workdir: Path, args: argparse.Namespace) -> int:
+  """`inspect noise`: cosines between clean and noisy visual tokens."""
+  from align_jax.api import load_run
+  from align_jax.inspect import noise as of_noise
+  from align_jax.train.manifest import write_json
+
+  sigmas = numbers("sigmas", args.sigmas)
+  with kept_clean():
+    loaded = load_run(workdir, unfinished=args.unfinished)
+    images, _ = chosen(loaded, args, asked=False)
+    found = of_noise.measure(loaded, images, sigmas, args.seed)
+  folder = workdir / "inspect"
+  folder.mkdir(exist_ok=True)
+  write_json(folder / "noise.json", found)
+  if args.json:
+    which_run.print_json(found)
+  else:
+    print(of_noise.table(found))
   return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.cli.stdout import kept_clean
+from align_jax.evals.workers import Workers
 
 DESCRIPTION = """\
 Runs a study: each cell is a training run and its evaluation. A study that was
@@ -16,7 +17,7 @@ tables come from that file alone.
 
   align-jax study mini/study_connectors --workdir runs/connectors
   align-jax study configs/mini/study_connectors.py --workdir runs/connectors \\
-    --cells "mlp*"
+    --cells "mlp*" --jobs 2
   align-jax study mini/study_connectors --table"""
 
 
@@ -28,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="where the cells' runs are")
   parser.add_argument("--cells", default="*", metavar="GLOB",
                       help="only cells whose names match")
+  parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                      help="cells at a time, each with its share of the "
+                      "processors; small cells finish sooner so (default: "
+                      "%(default)s)")
   parser.add_argument("--results", default="results", metavar="DIR",
                       help="where NAME.json goes (default: %(default)s)")
   parser.add_argument("--table", action="store_true",
@@ -68,9 +73,11 @@ def find_results(args: argparse.Namespace) -> dict[str, Any]:
       raise InputError("give --workdir, where the cells' runs shall be, or "
                        "--table for the table alone")
     command = ["align-jax", "study", args.file, "--workdir", args.workdir]
-    results = study.run_study(
-        loaded, args.workdir, args.results, args.cells, shlex.join(command),
-        progress=lambda line: print(line, file=sys.stderr))
+    with Workers(args.jobs, args.workdir) as runner:
+      results = study.run_study(
+          loaded, args.workdir, args.results, args.cells, shlex.join(command),
+          runner=runner, jobs=args.jobs,
+          progress=lambda line: print(line, file=sys.stderr))
   if args.readme:
     readme = Path(args.readme)
     text = readme.read_text(encoding="utf-8")

@@ -3,15 +3,15 @@
 import dataclasses
 import hashlib
 import json
-import os
 import shlex
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from align_jax.config import load_config, plain
+from align_jax.evals.lock import alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Cell:
       True where one takes no value.
     exploratory: outside the primary contrast; printed as such, never ranked.
     prepared: signature of what it shares with other cells.
+    more: commands that look at its run, {"noise": ("inspect", "noise",
+      "{run}")}: what each prints as JSON stands among the figures by its name.
   """
   arm: str
   config: str
@@ -35,6 +37,7 @@ class Cell:
   evaluate: dict[str, Any] = dataclasses.field(default_factory=dict)
   exploratory: bool = False
   prepared: str = ""
+  more: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def overrides(cell: Cell) -> list[str]:
@@ -55,32 +58,31 @@ def commands(cell: Cell, run: Path) -> list[list[str]]:
   return [["align-jax", *train], ["align-jax", *evaluate]]
 
 
+def further(cell: Cell, run: Path) -> dict[str, list[str]]:
+  """The command lines that look at a cell's run."""
+  return {name: ["align-jax", *(w.replace("{run}", str(run)) for w in words),
+                 "--json"] for name, words in cell.more.items()}
+
+
+# `align-jax ...` -> its standard output; see evals/workers.py.
 Runner = Callable[[list[str]], str]
 
 
-def in_a_process(command: list[str]) -> str:
-  """Runs `align-jax ...` in a process of its own; gives its standard output.
-
-  Raises:
-    RuntimeError: it failed; what it said stands above, on standard error.
-  """
-  done = subprocess.run(
-      [sys.executable, "-m", "align_jax.cli.main", *command[1:]],
-      stdout=subprocess.PIPE, text=True, env=os.environ.copy())
-  if done.returncode:
-    raise RuntimeError(f"{shlex.join(command)} failed with code "
-                       f"{done.returncode}")
-  return done.stdout
-
-
-def run_cell(cell: Cell, folder: Path, runner: Runner = in_a_process,
+def run_cell(cell: Cell, folder: Path, runner: Runner,
              progress: Callable[[str], None] = lambda line: None,
              ) -> dict[str, Any]:
   """Trains and evaluates a cell in its folder, unless it is done already.
 
   A cell that was done with other settings, be it the study's or its
-  config's, is run anew; what was done is moved aside, never deleted.
+  config's, is run anew; what was done is moved aside, never deleted. One that
+  another process is running is waited for.
   """
+  with alone(folder.with_name(f"{folder.name}.lock"), progress):
+    return _run_cell(cell, folder, runner, progress)
+
+
+def _run_cell(cell: Cell, folder: Path, runner: Runner,
+              progress: Callable[[str], None]) -> dict[str, Any]:
   now = signature(cell)
   done = folder / "cell.json"
   if done.is_file():
@@ -96,20 +98,24 @@ def run_cell(cell: Cell, folder: Path, runner: Runner = in_a_process,
              f"was done is kept in {aside}")
   folder.mkdir(parents=True, exist_ok=True)
   train, evaluate = commands(cell, folder / "run")
+  started = time.monotonic()
   # The training's own output belongs to the person watching.
   print(runner(train), end="", file=sys.stderr)
   figures = json.loads(runner(evaluate))
+  looks = further(cell, folder / "run")
+  figures |= {name: json.loads(runner(c)) for name, c in looks.items()}
   if stages := by_stage(folder / "run" / "metrics.jsonl"):
     figures.setdefault("train", {})["stages"] = stages
   record = {
       "arm": cell.arm, "seed": cell.seed, "exploratory": cell.exploratory,
       "signature": now,
-      "commands": [shlex.join(train), shlex.join(evaluate)],
+      "commands": [shlex.join(c) for c in (train, evaluate,
+                                           *looks.values())],
       "commit": figures.pop("commit", "unknown"),  # of the evaluation
       "train_commit": figures.get("train", {}).get("commit", "unknown"),
       "device": figures.pop("device", "unknown"),
       "versions": figures.pop("versions", {}),
-      "figures": figures}
+      "seconds": round(time.monotonic() - started, 1), "figures": figures}
   samples = figures.pop("samples", None)
   if samples:
     record["by_image"] = by_image(Path(samples))
@@ -157,7 +163,8 @@ def signature(cell: Cell) -> str:
   """
   config = plain(load_config(cell.config, overrides(cell)))
   own = dataclasses.asdict(cell)
-  if not cell.prepared:  # a cell that shares nothing
-    del own["prepared"]
+  for name in ("prepared", "more"):  # a cell that has none is as ever
+    if not own[name]:
+      del own[name]
   text = json.dumps([own, config], sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]

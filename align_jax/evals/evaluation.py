@@ -20,6 +20,7 @@ from align_jax.errors import InputError
 from align_jax.evals.baselines import majority_answer, question_prior
 from align_jax.evals.intervals import bootstrap, bootstrap_mean
 from align_jax.evals.probe import pool, probe_accuracy
+from align_jax.evals.prompts import bucket
 from align_jax.evals.scorers import SCORERS, Scorer
 from align_jax.evals.tasks import Item, Task, sample
 
@@ -32,6 +33,9 @@ SCORINGS = {
     "both": "greedy generation",
 }
 
+# Of images that several passes look at.
+KEPT_BYTES = 512 * 2**20
+
 # Told about every pass: its name, questions in all, questions just done.
 Progress = Callable[[str, int, int], None]
 
@@ -42,7 +46,9 @@ class Options:
 
   Attributes:
     limit: questions, whole images in a fixed seeded order; 0 is all.
-    noise: strengths of noise on the tower's features, each a pass more.
+    noise: strengths of noise on the tower's features, each a pass more; in
+      units of the features' own standard deviation.
+    noise_absolute: likewise, in the units of the features themselves.
     scoring: "generate", "likelihood" over the closed set, or "both": then
       generation makes the headline and is alone in the blind and noisy
       passes. "" is the task's own.
@@ -55,6 +61,7 @@ class Options:
   """
   limit: int = 0
   noise: tuple[float, ...] = ()
+  noise_absolute: tuple[float, ...] = ()
   scoring: str = ""
   max_new_tokens: int = 8
   scorer: str = ""
@@ -68,7 +75,8 @@ class Options:
     if self.scoring and self.scoring not in SCORINGS:
       faults.append(f"scoring {self.scoring!r} is not one of "
                     f"{', '.join(SCORINGS)}")
-    faults += [f"noise {s} is negative" for s in self.noise if s < 0]
+    faults += [f"noise {s} is negative"
+               for s in (*self.noise, *self.noise_absolute) if s < 0]
     if self.limit < 0:
       faults.append(f"limit {self.limit} is negative; 0 takes all")
     if faults:
@@ -166,17 +174,22 @@ def evaluate(
   result["by_type"] = {
       kind: _of_type(scorer, kind, said, items)
       for kind in sorted({item.type for item in items})}
-  result["noise"] = {}
-  for sigma in options.noise:
-    noisy, _ = ask(f"noise {sigma:g}", noise=sigma)
-    result["noise"][f"{sigma:g}"] = _headline(scorer, noisy, items)
-    _note(samples, f"noise_{sigma:g}_prediction", noisy)
   seen = result["accuracy"] - (result["blind_accuracy"] or 0.0)
-  if partners is not None and seen > 0:
-    # Of what looking gave; an answer that never looked keeps nothing.
-    result["noise_kept"] = {
-        sigma: (value - result["blind_accuracy"]) / seen
-        for sigma, value in result["noise"].items()}
+  for kind, strengths in (("noise", options.noise),
+                          ("noise_absolute", options.noise_absolute)):
+    found = result[kind] = {}
+    for sigma in strengths:
+      noisy = answers
+      if sigma:
+        noisy, _ = ask(f"{kind.replace('_', ', ')} {sigma:g}", noise=sigma,
+                       absolute=kind == "noise_absolute")
+        _note(samples, f"{kind}_{sigma:g}_prediction", noisy)
+      found[f"{sigma:g}"] = _headline(scorer, noisy, items)
+    if partners is not None and seen > 0:
+      # Of what looking gave; an answer that never looked keeps nothing.
+      result[f"{kind}_kept"] = {
+          sigma: (value - result["blind_accuracy"]) / seen
+          for sigma, value in found.items()}
   result["probe"] = probe(run, task, progress) if options.probe else None
   if hasattr(task, "measures"):
     result["measures"] = task.measures(run)
@@ -196,22 +209,38 @@ class _Asker:
     self.run, self.task, self.items = run, task, items
     self.options, self.progress = options, progress
     self.prompts = [run.prompt(task.example(item)) for item in items]
-    # Questions with as many possible answers are scored together.
+    self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    self.room = KEPT_BYTES
+    # Questions with as many possible answers are scored together; where sets
+    # are of several sizes, in a few sizes that are compiled.
     self.closed = [item.closed or tuple(task.answers) for item in items]
+    sizes = {len(answers) for answers in self.closed}
     self.sets: dict[int, list[int]] = {}
     for at, answers in enumerate(self.closed):
-      self.sets.setdefault(len(answers), []).append(at)
+      size = bucket(len(answers)) if len(sizes) > 1 else len(answers)
+      self.sets.setdefault(size, []).append(at)
+
+  def _read(self, image: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image's slots; drawn or decoded once, while there is room."""
+    if image not in self.kept:
+      found = self.run.read(listed(self.task.image(image)))
+      self.room -= found[0].nbytes
+      if self.room < 0:
+        return found
+      self.kept[image] = found
+    return self.kept[image]
 
   def __call__(self, name: str, partners: Sequence[int] | None = None,
-               noise: float = 0.0) -> tuple[list[str], list[str] | None]:
+               noise: float = 0.0, absolute: bool = False,
+               ) -> tuple[list[str], list[str] | None]:
     """(headline answers, those by likelihood where both were asked for)."""
     shown = [item.image if partners is None else partners[item.image]
              for item in self.items]
     prompts = [dataclasses.replace(p, images=int(image))
                for p, image in zip(self.prompts, shown)]
     generator = self.run.generator(rows=self.options.rows, noise=noise,
-                                   seed=self.options.seed)
-    read = lambda image: self.run.read(listed(self.task.image(image)))
+                                   absolute=absolute, seed=self.options.seed)
+    read = self._read
     total = len(prompts)
     told = lambda done, what=name: self.progress(what, total, done)
     said = likely = None
@@ -227,14 +256,16 @@ class _Asker:
       # Training alone decides how an answer is written, so that a likelihood
       # is that of the very tokens training asks for.
       tokens = functools.cache(self.run.answer_tokens)
-      for members in self.sets.values():
+      for size, members in self.sets.items():
+        answers = [self.closed[i] for i in members]
         scores = generator.score(
             [prompts[i] for i in members],
-            [[tokens(a) for a in self.closed[i]] for i in members], read,
+            [[tokens(a) for a in (*known, *known[:1] * (size - len(known)))]
+             for known in answers], read,
             lambda done: told(done, f"{name}, likelihood"))
-        for i, row in zip(members, scores):
-          among = row[:len(self.items[i].options) or None]
-          likely[i] = self.closed[i][int(among.argmax())]
+        for i, known, row in zip(members, answers, scores):
+          among = row[:len(self.items[i].options) or len(known)]
+          likely[i] = known[int(among.argmax())]
     return (likely, None) if said is None else (said, likely)
 
 

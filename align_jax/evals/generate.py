@@ -59,21 +59,23 @@ class Generator:
     params: its parameters; they stay where they are.
     stop: tokens that end an answer.
     rows: prompts, and sets of images, of one batch.
-    noise: standard deviation of Gaussian noise on the tower's features, in
-      units of each image's own standard deviation.
+    noise: standard deviation of Gaussian noise on the tower's features.
+    absolute: whether that is a number, or in units of the standard deviation
+      of each image's own features.
     seed: of the noise, which is keyed by the set of images, so that neither
       batching nor order changes it.
     share: prefixes of prompts over the same images are read once.
   """
 
   def __init__(self, model: nn.Module, params: Any, stop: Sequence[int], *,
-               rows: int = 32, noise: float = 0.0, seed: int = 0,
-               share: bool = True):
+               rows: int = 32, noise: float = 0.0, absolute: bool = False,
+               seed: int = 0, share: bool = True):
     if not stop:
       raise ValueError("generation needs at least one stop token")
     self.model, self.params = model, params
     self.stop = jnp.asarray(sorted(set(stop)), jnp.int32)
-    self.rows, self.noise, self.seed = rows, noise, seed
+    self.rows, self.seed = rows, seed
+    self.noise, self.absolute = noise, absolute
     # A prompt whose end decides what its images hold is read in one piece.
     self.share = share and not model.connector.feedback_layer
 
@@ -239,7 +241,7 @@ class Generator:
     draws[:len(keys)] = [_draw_of(k) for k in keys]
     visual = _encode(self.model, self.noise > 0, self.params,
                      jax.tree.map(self._place, batch), self._place(draws),
-                     self.noise, self.seed)
+                     self.noise, self.absolute, self.seed)
     return visual, visual.tokens.shape[2]
 
   def _prefix(self, wave: Sequence[cut.Group], first: Sequence[Prompt],
@@ -337,7 +339,7 @@ def _call(model: nn.Module, params: Any, method: str, *args: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _encode(model: nn.Module, noisy: bool, params: Any,
             batch: dict[str, jax.Array], draws: jax.Array, sigma: jax.Array,
-            seed: jax.Array) -> ConnectorOutput:
+            absolute: jax.Array, seed: jax.Array) -> ConnectorOutput:
   """Sets of images -> visual tokens f[U,N,T,D].
 
   Of what the connector reports, its special tokens alone are given: the rest,
@@ -347,7 +349,7 @@ def _encode(model: nn.Module, noisy: bool, params: Any,
   if noisy:
     def draw(key: jax.Array, features_npc: jax.Array) -> jax.Array:
       x = features_npc.astype(jnp.float32)
-      std = x.std(axis=(1, 2), keepdims=True)
+      std = jnp.where(absolute, 1.0, x.std(axis=(1, 2), keepdims=True))
       x = x + sigma * std * jax.random.normal(key, x.shape)
       return x.astype(features_npc.dtype)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.config import load_config, plain
+from align_jax.evals.lock import alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +76,20 @@ def prepare(wanted: Sequence[Preparation], work: Path,
 
   Each stands on those before it: where one has changed, be it in a command
   or in a config that it names, it and all after it are made anew. What was
-  there is moved aside.
+  there is moved aside. What another process is making is waited for.
 
   Returns:
     The signature of the last, which changes with any of them.
   """
+  if not wanted:
+    return ""
+  with alone(work / "prepared.lock", progress):
+    return _prepare(wanted, work, runner, progress)
+
+
+def _prepare(wanted: Sequence[Preparation], work: Path,
+             runner: Callable[[list[str]], str],
+             progress: Callable[[str], None]) -> str:
   signature = ""
   for one in wanted:
     commands = placed(one.commands, work)

@@ -8,26 +8,28 @@ against which control is written there before anything runs:
   DIR/cells/NAME/cell.json  written when the cell is done
   DIR/tuning/ARM-RATE/      likewise, of a run that tries a learning rate
   results/NAME.json       all cells, the contrast, and what tables need
+
+Learning rates are tried before any cell runs. Several cells may run at a
+time, and several processes may run parts of one study: each of its folders
+is in the hands of one of them.
 """
 
 import dataclasses
 import fnmatch
+import functools
 import importlib.util
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 from align_jax.config import find_config
 from align_jax.errors import InputError
-from align_jax.evals.cells import (
-  Cell,
-  Runner,
-  in_a_process,
-  run_cell,
-  signature,
-)
+from align_jax.evals.cells import Cell, Runner, run_cell, signature
 from align_jax.evals.contrast import contrast, figure
+from align_jax.evals.lock import alone
 from align_jax.evals.preparation import Preparation, placed, prepare
 
 
@@ -172,28 +174,57 @@ def in_folder(study: Study, work: Path, prepared: str = "") -> Study:
       for name, cell in study.cells.items()})
 
 
-def tune(study: Study, arm: str, workdir: Path, runner: Runner,
-         progress: Callable[[str], None]) -> dict[str, Any]:
-  """Tries every learning rate on one arm.
+def tune(study: Study, arms: Sequence[str], workdir: Path, runner: Runner,
+         progress: Callable[[str], None], jobs: int = 1,
+         ) -> dict[str, dict[str, Any]]:
+  """Tries every learning rate on some arms.
 
   Returns:
-    `scores` ({rate: the metric}), and `rate`, the one that is best; of
-    equals, the lowest.
+    For each arm that is not fixed `scores` ({rate: the metric}), and `rate`,
+    the one that is best; of equals, the lowest.
   """
-  tuning = study.tuning
-  first = next(c for c in study.cells.values() if c.arm == arm)
-  scores = {}
-  for rate in sorted(tuning.rates):
+  if not study.tuning:
+    return {}
+  tuning, scores = study.tuning, {}
+
+  def attempt(arm: str, rate: float) -> None:
     progress(f"{study.name}: learning rate {rate:g} for {arm}")
+    first = next(c for c in study.cells.values() if c.arm == arm)
     record = run_cell(
         dataclasses.replace(
-            first, evaluate=tuning.evaluate,
+            first, evaluate=tuning.evaluate, more={},
             overrides={**first.overrides, **tuning.overrides,
                        tuning.field: rate}),
         workdir / "tuning" / f"{arm}-{rate:g}", runner, progress)
-    scores[rate] = figure(record, study.metric)
-  return {"scores": {f"{r:g}": s for r, s in scores.items()},
-          "rate": max(scores, key=scores.get)}
+    scores[arm, rate] = figure(record, study.metric)
+
+  arms = [arm for arm in dict.fromkeys(_tried(study, arm) for arm in arms)
+          if arm not in tuning.fixed]
+  rates = sorted(tuning.rates)
+  each(jobs, [functools.partial(attempt, arm, rate)
+              for arm in arms for rate in rates])
+  return {arm: {"scores": {f"{r:g}": scores[arm, r] for r in rates},
+                "rate": max(rates, key=lambda r: scores[arm, r])}
+          for arm in arms}
+
+
+def each(jobs: int, work: Sequence[Callable[[], None]]) -> None:
+  """Does all of it, `jobs` at a time, begun in this order.
+
+  Raises:
+    Exception: the first that was raised; what has not begun is left.
+  """
+  if jobs == 1:
+    for one in work:
+      one()
+    return
+  pool = futures.ThreadPoolExecutor(jobs)
+  begun = [pool.submit(one) for one in work]
+  try:
+    for done in futures.as_completed(begun):
+      done.result()
+  finally:  # what is under way ends with its worker
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def tuned(study: Study, name: str, rates: dict[str, dict[str, Any]]) -> Cell:
@@ -233,11 +264,13 @@ def collect(study: Study, records: dict[str, dict[str, Any]],
 def run_study(
     study: Study,
     workdir: str | Path,
-    results_dir: str | Path = "results",
+    results_dir: str | Path,
     cells: str = "*",
     command: str = "",
-    runner: Runner = in_a_process,
+    *,
+    runner: Runner,
     progress: Callable[[str], None] = lambda line: None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
   """Runs the cells whose names match, and writes the results after each.
 
@@ -247,8 +280,10 @@ def run_study(
     results_dir: where NAME.json goes; cells found there and not run now stay.
     cells: glob over cell names.
     command: as typed, for the table.
-    runner: runs a command line and gives its standard output.
+    runner: runs a command line and gives its standard output; from `jobs`
+      threads at a time.
     progress: told what happens.
+    jobs: runs at a time.
 
   Raises:
     InputError: no cell has such a name.
@@ -257,34 +292,88 @@ def run_study(
   if not chosen:
     raise InputError(f"no cell of {study.name} matches {cells!r} "
                      f"(cells: {', '.join(study.cells)})")
-  prepared = prepare(study.prepare, Path(workdir), runner, progress)
-  study = in_folder(study, Path(workdir), prepared)
-  path = Path(results_dir) / f"{study.name}.json"
-  found = json.loads(path.read_text(encoding="utf-8")) if (
-      path.is_file()) else {"cells": {}}
-  rates = found.get("tuning", {}) if study.tuning else {}
-  if study.tuning:
-    for arm in dict.fromkeys(_tried(study, study.cells[n].arm)
-                             for n in chosen):
-      if arm in study.tuning.fixed:
-        continue
-      rates[arm] = tune(study, arm, Path(workdir), runner, progress)
-  earlier = found["cells"]
-  records = {n: r for n, r in earlier.items() if n in study.cells
-             and r["signature"] == signature(tuned(study, n, rates))}
-  for name in study.cells:
-    if name in earlier and name not in (*records, *chosen):
-      progress(f"cell {name} in {path} was run with other settings than the "
-               "study or its config has now; it is left out until it is run "
-               "anew")
-  results = collect(study, records, command, rates)
-  for at, name in enumerate(chosen, 1):
+  work = Path(workdir)
+  prepared = prepare(study.prepare, work, runner, progress)
+  study = in_folder(study, work, prepared)
+  kept = _Results(study, Path(results_dir), work / "results.lock", command)
+  rates = kept.rates | tune(study, [study.cells[n].arm for n in chosen], work,
+                            runner, progress, jobs)
+  for name in kept.begin(rates):
+    if name not in chosen:
+      progress(f"cell {name} in {kept.path} was run with other settings than "
+               "the study or its config has now; it is left out until it is "
+               "run anew")
+
+  def run(at: int, name: str) -> None:
     progress(f"{study.name}: cell {name} ({at} of {len(chosen)})")
-    records[name] = run_cell(tuned(study, name, rates),
-                             Path(workdir) / "cells" / name, runner, progress)
-    results = collect(study, records, command, rates)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if study.picture and (drawn := study.picture(results)):
-      path.with_suffix(".png").write_bytes(drawn)
-  return results
+    kept.add(name, run_cell(tuned(study, name, rates), work / "cells" / name,
+                            runner, progress))
+
+  each(jobs, [functools.partial(run, at, name)
+              for at, name in enumerate(chosen, 1)])
+  return kept.results
+
+
+class _Results:
+  """The results file, as cells are added to it.
+
+  Attributes:
+    path: of the file.
+    rates: learning rates that were found, by arm.
+    results: what it says.
+  """
+
+  def __init__(self, study: Study, folder: Path, lock: Path, command: str):
+    self.study, self.command = study, command
+    self.path = folder / f"{study.name}.json"
+    self._lock, self._mine = lock, threading.Lock()
+    self._added: dict[str, dict[str, Any]] = {}
+    self._signatures: dict[tuple[str, Any], str] = {}
+    self.rates = self._found().get("tuning", {}) if study.tuning else {}
+    self.results: dict[str, Any] = {}
+
+  def begin(self, rates: dict[str, dict[str, Any]]) -> list[str]:
+    """Takes these rates; names of cells that were run with other settings."""
+    self.rates = rates
+    records, stale = self._valid(self._found())
+    self.results = collect(self.study, records, self.command, rates)
+    return stale
+
+  def add(self, name: str, record: dict[str, Any]) -> None:
+    """Writes the file with one more cell; from any thread."""
+    # Another process may have added others since.
+    with self._mine, alone(self._lock):
+      self._added[name] = record
+      found = self._found()
+      self.rates = found.get("tuning", {}) | self.rates
+      records, _ = self._valid(found)
+      self.results = collect(self.study, records | self._added, self.command,
+                             self.rates)
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      scratch = self.path.with_suffix(".tmp")
+      scratch.write_text(json.dumps(self.results, indent=1) + "\n",
+                         encoding="utf-8")
+      scratch.replace(self.path)
+      if self.study.picture and (drawn := self.study.picture(self.results)):
+        self.path.with_suffix(".png").write_bytes(drawn)
+
+  def _found(self) -> dict[str, Any]:
+    if not self.path.is_file():
+      return {"cells": {}}
+    return json.loads(self.path.read_text(encoding="utf-8"))
+
+  def _valid(self, found: dict[str, Any]
+             ) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Records of cells as they are now, and names of those that are not."""
+    known = {n: r for n, r in found["cells"].items() if n in self.study.cells}
+    records = {n: r for n, r in known.items()
+               if r["signature"] == self._signature(n)}
+    return records, [n for n in known if n not in records]
+
+  def _signature(self, name: str) -> str:
+    """Of a cell with its rate; read off its config once."""
+    rate = self.rates.get(self.study.cells[name].arm, {}).get("rate")
+    if (name, rate) not in self._signatures:
+      self._signatures[name, rate] = signature(
+          tuned(self.study, name, self.rates))
+    return self._signatures[name, rate]

@@ -44,7 +44,7 @@ def abstract_stage(config: Config, stage: StageConfig, mesh: Mesh,
                 for name, weight in stage.objectives.items()}
   step = make_step(parts.model, objectives, tx, schedule(stage), state, layout,
                    accumulate=stage.accumulate, seed=config.seed,
-                   measure=stage.measure)
+                   measure=stage.measure, rates=rates)
   where = batch_sharding(mesh)
   batch = jax.tree.map(lambda s: s.update(sharding=where),
                        batch_spec(config.data, parts.image_size,

@@ -250,7 +250,8 @@ class _Run:
          for name, weight in stage.objectives.items()},
         make_optimizer(stage, self.rates[index]), schedule(stage), state,
         self.job.layout, accumulate=stage.accumulate, seed=self.config.seed,
-        name=f"train_step_{index}", measure=stage.measure)
+        name=f"train_step_{index}", measure=stage.measure,
+        rates=self.rates[index])
 
   def _save(self, index: int, step: int, state: TrainState,
             position: dict[str, Any]) -> None:

@@ -50,7 +50,8 @@ def make_optimizer(stage: StageConfig,
 
   Args:
     stage: of the run.
-    rates: trainable's key -> peak learning rate.
+    rates: trainable's key -> peak learning rate. An update may be given
+      others, `rates=`, which may be traced.
   """
   parts = []
   if stage.clip_norm:
@@ -66,18 +67,19 @@ def make_optimizer(stage: StageConfig,
   return optax.chain(*parts)
 
 
-def _scale_by_rates(rates: Mapping[str, float],
-                    share: Schedule) -> optax.GradientTransformation:
+def _scale_by_rates(own: Mapping[str, float], share: Schedule,
+                    ) -> optax.GradientTransformationExtraArgs:
 
   def init(params: optax.Params) -> optax.ScaleByScheduleState:
     del params
     return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
 
   def update(updates: optax.Updates, state: optax.ScaleByScheduleState,
-             params: optax.Params | None = None):
-    del params
-    now = share(state.count)
+             params: optax.Params | None = None, *,
+             rates: Mapping[str, jax.Array] | None = None, **others: object):
+    del params, others
+    rates, now = rates or own, share(state.count)
     updates = {k: -rates[k] * now * u for k, u in updates.items()}
     return updates, optax.ScaleByScheduleState(count=state.count + 1)
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformationExtraArgs(init, update)

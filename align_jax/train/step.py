@@ -12,14 +12,19 @@ ids. At a step a seed puts the same examples in the same row on any number of
 processes, over any restart and any split into microbatches, so that a row
 stands for its examples; only where rows, row length or packing change, which
 make another run, are an example's draws others.
+
+Seed and learning rates are inputs of the program, not part of it, so that
+runs that differ in nothing else share a compilation (evals/workers.py).
 """
 
+import dataclasses
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -33,14 +38,35 @@ from align_jax.train.state import TrainState, shardings_of
 
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """(state, batch) -> (state, metrics); the state is donated.
+
+  Attributes:
+    program: the jitted function of state, batch and `own`.
+    own: what runs of one program differ in: `key`, the seed's random key
+      u32[2], and `rates` f32[trained], peak learning rates in the order of
+      the trained keys. On the host, for it is the same in all processes.
+  """
+  program: Any
+  own: dict[str, np.ndarray]
+
+  def __call__(self, state: TrainState,
+               batch: Batch) -> tuple[TrainState, Metrics]:
+    return self.program(state, batch, self.own)
+
+  def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """Of shapes, for devices that need not be here."""
+    return self.program.lower(state, batch, self.own)
 
 
 def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
               tx: optax.GradientTransformation, share: Schedule,
               state: TrainState, layout: Layout, *, accumulate: int = 1,
-              seed: int = 0, name: str = "train_step",
-              measure: bool = False) -> Step:
+              seed: int = 0, name: str = "train_step", measure: bool = False,
+              rates: Mapping[str, float] | None = None) -> Step:
   """The jitted step of a stage.
 
   Args:
@@ -56,24 +82,29 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     name: of the compiled function, by which compilations are counted.
     measure: add "measure/..." to the metrics: what train/measures.py has,
       and the measures of objectives that have such a method.
+    rates: trainable's key -> peak learning rate, for `tx` of
+      `make_optimizer`; None leaves it to `tx`.
 
   Returns:
-    (state, batch) -> (state, metrics). The state is donated. Where the loss
-    or the gradient norm is not finite the state stays as it was, and
-    `metrics["finite"]` is 0.
+    The step. Where the loss or the gradient norm is not finite the state
+    stays as it was, and `metrics["finite"]` is 0.
   """
   mesh = layout.mesh
   where = shardings_of(state)
+  tx = optax.with_extra_args_support(tx)
+  keys = sorted(rates or {})
+  own = {"key": np.asarray(jax.random.key_data(jax.random.key(seed))),
+         "rates": np.array([rates[k] for k in keys], np.float32)}
 
   def loss_of(trained: dict[str, jax.Array], frozen: dict[str, jax.Array],
               batch: Batch, rows: jax.Array, step: jax.Array,
-              totals: Metrics) -> tuple[jax.Array, Metrics]:
+              totals: Metrics, root: jax.Array) -> tuple[jax.Array, Metrics]:
     params = unflatten(merge(trained, frozen))
-    draws = row_keys(seed, step, "model", rows)
+    draws = row_keys(root, step, "model", rows)
     outputs = model.apply({"params": params}, batch | {"keys": draws})
     means = {}
     for kind, (objective, _) in objectives.items():
-      rng = row_keys(seed, step, kind, rows)
+      rng = row_keys(root, step, kind, rows)
       with jax.named_scope(f"objective.{kind}"):  # so that plans can tell
         means[kind] = objective(outputs, batch, rng, layout) / totals[kind]
     seen = {f"objective/{k}": m for k, m in means.items()}
@@ -85,17 +116,18 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
       for kind, (objective, _) in objectives.items():
         if hasattr(objective, "measures"):
           found |= {f"{kind}/{k}": m for k, m in objective.measures(
-              outputs, batch, row_keys(seed, step, kind, rows),
+              outputs, batch, row_keys(root, step, kind, rows),
               layout).items()}
       seen |= {f"measure/{k}": m / accumulate for k, m in found.items()}
     return sum(objectives[k][1] * m for k, m in means.items()), seen
 
-  def train_step(state: TrainState,
-                 batch: Batch) -> tuple[TrainState, Metrics]:
+  def train_step(state: TrainState, batch: Batch, own: dict[str, jax.Array]
+                 ) -> tuple[TrainState, Metrics]:
+    root = jax.random.wrap_key_data(own["key"])
     count = batch["tokens"].shape[0]
     totals = {
         k: jnp.maximum(o.weight(batch, row_keys(
-            seed, state.step, k, jnp.arange(count)), layout), 1e-6)
+            root, state.step, k, jnp.arange(count)), layout), 1e-6)
         for k, (o, _) in objectives.items()}
     micro = jax.tree.map(lambda x: split_rows(x, accumulate, mesh),
                          {"batch": batch, "rows": jnp.arange(count)})
@@ -104,7 +136,7 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     def of(part: Any) -> tuple[jax.Array, Metrics, dict[str, jax.Array]]:
       (loss, seen), grads = grad_of(
           state.trained, state.frozen, part["batch"], part["rows"],
-          state.step, totals)
+          state.step, totals, root)
       return loss, seen, jax.lax.with_sharding_constraint(
           grads, where.trained)
 
@@ -122,7 +154,10 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
 
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = tx.update(grads, state.opt_state, state.trained)
+    given = {k: own["rates"][i] for i, k in enumerate(keys)}
+    updates, opt_state = tx.update(
+        grads, state.opt_state, state.trained,
+        **({"rates": given} if given else {}))
     new = state.replace(step=state.step + 1, opt_state=opt_state,
                         trained=optax.apply_updates(state.trained, updates))
     keep = lambda old, new: jnp.where(finite, new, old)
@@ -139,10 +174,10 @@ def make_step(model: Any, objectives: Mapping[str, tuple[Any, float]],
     return state_out, {k: jnp.float32(v) for k, v in metrics.items()}
 
   train_step.__name__ = train_step.__qualname__ = name
-  rows = NamedSharding(mesh, P(ROWS))
-  return jax.jit(train_step, in_shardings=(where, rows),
-                 out_shardings=(where, NamedSharding(mesh, P())),
-                 donate_argnums=0)
+  rows, everywhere = NamedSharding(mesh, P(ROWS)), NamedSharding(mesh, P())
+  return Step(jax.jit(train_step, in_shardings=(where, rows, everywhere),
+                      out_shardings=(where, everywhere), donate_argnums=0),
+              own)
 
 
 def integration(model: Any, params: Any, outputs: dict[str, Any],
@@ -176,10 +211,17 @@ def split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
       x, NamedSharding(mesh, P(None, ROWS)))
 
 
-def row_keys(seed: int, step: jax.Array, purpose: str,
+def row_keys(root: jax.Array, step: jax.Array, purpose: str,
              rows: jax.Array) -> jax.Array:
-  """A random key for each row of the global batch, keys[B]."""
-  key = jax.random.fold_in(jax.random.key(seed), step)
+  """A random key for each row of the global batch, keys[B].
+
+  Args:
+    root: the key of the run's seed.
+    step: of the stage.
+    purpose: what it is drawn for.
+    rows: i32[B], their places in the global batch.
+  """
+  key = jax.random.fold_in(root, step)
   key = jax.random.fold_in(key, zlib.crc32(purpose.encode()))
   return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 

@@ -3,11 +3,16 @@
   align-jax train --config mini/doc_clip:tokenizer=DIR --workdir runs/clip
   align-jax convert export runs/clip DIR --to hf-clip
 
-The objective knows no question and no answer. One command of
+The objective knows no question and no answer. Every other document is a scrap
+of a few words, so that to tell one from another is to read. One command of
 configs/mini/study_alignvlm.py does both.
 """
 
 from ml_collections import ConfigDict
+
+from align_jax.data.documents.facts import KINDS, SCRAP
+
+SEEN = [kind for whole in KINDS for kind in (SCRAP, whole)]
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -32,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mesh = ConfigDict(dict(data=1))
   c.data = ConfigDict(dict(
       sources=dict(documents=dict(kind="documents", options=dict(
-          split="tower", form="captions", documents=120_000))),
+          split="tower", form="captions", documents=120_000, kinds=SEEN))),
       template="caption", rows=64, row_length=64, images_per_row=1,
       labels_per_row=1, pack=False, streams=1))
   c.stages = [dict(

@@ -7,11 +7,8 @@
 Designed before it was run: primary contrast, metric and control stand below.
 `mlp_wide` has ALIGN's number of parameters. The controls ask what a win would
 be worth: a norm before the language model, a W2 that knows no head, a table
-that knows no words.
-
-Which words carry the mass, and what is left when others are cut away, is asked
-of a cell's run: `align-jax inspect words RUN --keep 64 --images 100`, then
-`align-jax evaluate RUN --keep-words RUN/inspect/kept.json`.
+that knows no words. With seed 0 each arm is also asked under noise, and of
+ALIGN which words carry its tokens, and what is left when others are cut away.
 """
 
 import json
@@ -25,7 +22,11 @@ PRIMARY = ("align", "mlp_wide", "mlp_ln", "align_random_w2",
            "align_random_table")
 EXPLORATORY = ("mlp", "linear", "pixel_shuffle", "perceiver", "ovis",
                "h_reducer", "c_abstractor", "d_abstractor", "qformer")
-NOISE = [0.5, 1.0, 2.0, 3.0]
+MIXES = ("align", "align_random_w2", "align_random_table")
+NOISE = [0.0, 0.5, 1.0, 2.0, 3.0]
+# Of 2,048 words; the paper keeps 3.4 of 128 thousand.
+KEEP = 64
+CHOICES = ("heaviest", "random", "frequent")
 AT = "{work}/prepared"
 CELL = load_config("mini/alignvlm")
 TEXT_MODEL = load_config("mini/lm:world=documents")
@@ -35,10 +36,29 @@ def source(**options: object) -> str:
   return json.dumps(dict(kind="documents", options=options))
 
 
+def looks(arm: str) -> dict[str, tuple[str, ...]]:
+  """What else is asked of an arm's run with seed 0."""
+  found = {"outputs": ("inspect", "noise", "{run}", "--images", "100")}
+  for choice in CHOICES if arm in MIXES else ():
+    kind = "" if choice == "heaviest" else f"{choice}_"
+    found[f"words_{choice}"] = (
+        "inspect", "words", "{run}", "--keep", str(KEEP), "--images", "100",
+        "--choose", choice)
+    found[f"kept_{choice}"] = (
+        "evaluate", "{run}", "--keep-words",
+        f"{{run}}/inspect/kept_{kind}{KEEP}.json", "--scoring", "generate",
+        "--no-blind", "--no-probe")
+  return found
+
+
+def cell(arm: str, seed: int, exploratory: bool) -> Cell:
+  more = {} if seed else {"noise": NOISE, "noise_absolute": NOISE}
+  return Cell(arm, f"mini/alignvlm:arm={arm},from={{work}}", seed,
+              evaluate={"scoring": "both"} | more, exploratory=exploratory,
+              more={} if seed else looks(arm))
+
+
 def get_study() -> Study:
-  cell = lambda arm, seed, exploratory: Cell(
-      arm, f"mini/alignvlm:arm={arm},from={{work}}", seed,
-      evaluate={"scoring": "both", "noise": NOISE}, exploratory=exploratory)
   return Study(
       name="mini_alignvlm",
       question="Does a softmax over the language model's words join a frozen "
@@ -49,7 +69,9 @@ def get_study() -> Study:
       | {f"{arm}-0": cell(arm, 0, True) for arm in EXPLORATORY},
       prepare=(
           trained("tower", "mini/doc_clip", 1024, "hf-clip", [source(
-              split="tower", form="captions", documents=6000)], ends=True),
+              split="tower", form="captions", documents=6000,
+              kinds=load_config("mini/doc_clip").data.sources.documents
+              .options.kinds)], ends=True),
           trained("lm", "mini/lm:world=documents",
                   TEXT_MODEL.model.decoder.config.vocab_size, "hf-decoder",
                   [source(split="text", form=form, documents=6000)
@@ -62,7 +84,10 @@ def get_study() -> Study:
       ),
       tuning=Tuning(
           rates=(5e-4, 2e-3, 8e-3), field="stages[0].train.connector/*",
-          overrides={"eval.options.split": "validation"}),
+          overrides={"eval.options.split": "validation",
+                     "eval.options.documents": 150,
+                     "stages[0].steps": CELL.stages[0].steps // 2},
+          evaluate={"scoring": "generate", "no_blind": True}),
       columns=(
           Column("trained parameters", "train/trained_parameters", "count"),
           Column("accuracy", "accuracy", interval="ci95"),
@@ -70,7 +95,14 @@ def get_study() -> Study:
           Column("prior", "question_prior_accuracy"),
           Column("other documents", "blind_accuracy"),
           *(Column(f"kept at noise {sigma:g}", f"noise_kept/{sigma:g}")
-            for sigma in NOISE),
+            for sigma in NOISE[1:]),
+          Column("kept at absolute 3", "noise_absolute_kept/3"),
+          Column("cosine", "outputs/spread_units/1/cosine", "number"),
+          Column("less the mean", "outputs/spread_units/1/centred", "number"),
+          Column("words", "words_heaviest/covered", "count"),
+          Column(f"{KEEP} words", "kept_heaviest/accuracy"),
+          Column(f"{KEEP} random", "kept_random/accuracy"),
+          Column(f"{KEEP} frequent", "kept_frequent/accuracy"),
           Column("covered, easy", "by_type/covered_easy/accuracy"),
           Column("covered, hard", "by_type/covered_hard/accuracy"),
       ),

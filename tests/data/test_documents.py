@@ -15,6 +15,7 @@ from align_jax.data import SOURCES  # noqa: E402
 from align_jax.data.documents.facts import (  # noqa: E402
   KINDS,
   LETTERS,
+  SCRAP,
   cells,
   tables,
   transcription,
@@ -29,16 +30,30 @@ def source() -> Documents:
   return SOURCES.get("documents")("train", documents=400)
 
 
-def test_rows_are_those_of_real_tables(source):
+def test_words_are_those_of_real_tables(source):
   assert set(tables()) == {"cars", "stocks", "weather", "roads", "wheat"}
-  assert "ford" in tables()["cars"].rows
-  assert ("2000", "jan", "40") in tables()["stocks"].rows["msft"]
+  assert "ford" in tables()["cars"].names
+  assert "50" in tables()["stocks"].columns["price"]
   for i in range(100):
     shown = source.document(i)
     real = tables()[shown.table]
-    for name, *values in shown.rows if shown.kind != "chart" else ():
-      assert tuple(values) in real.rows[name]
-      assert max(map(len, (name, *values))) <= LETTERS
+    for name, *values in shown.rows:
+      assert name in real.names
+      columns = ([real.columns[shown.columns[0]]] if shown.kind == "chart"
+                 else real.columns.values())
+      for value, column in zip(values, columns, strict=True):
+        assert value in column and len(value) <= LETTERS
+
+
+def test_no_name_tells_its_values(source):
+  """Else who knows the tables by heart would need no picture."""
+  seen = collections.defaultdict(set)
+  for i in range(400):
+    shown = source.document(i)
+    if shown.table == "roads" and shown.kind in ("table", "cover"):
+      for name, _, _, side in shown.rows:
+        seen[name].add(side)
+  assert sum(map(len, seen.values())) > 1.5 * len(seen)
 
 
 def test_answers_are_true_and_in_their_closed_set(source):
@@ -50,7 +65,7 @@ def test_answers_are_true_and_in_their_closed_set(source):
       kinds[kind] += 1
       assert answer in closed and len(set(closed)) == len(closed)
       words = question.rstrip("?").split()
-      if kind == "cell":
+      if kind == "cell" or shown.covered:
         rows = {row[0]: row for row in shown.rows}
         assert rows[words[-1]][column_of[words[3]]] == answer
       elif kind == "most":
@@ -60,7 +75,7 @@ def test_answers_are_true_and_in_their_closed_set(source):
             answer]
       elif kind == "field":
         assert shown.rows[0][shown.columns.index(words[-1])] == answer
-      else:
+      if shown.covered:
         row, column = shown.covered
         assert shown.rows[row][column] == answer
         assert kind == f"covered_{'hard' if shown.hard else 'easy'}"
@@ -68,13 +83,16 @@ def test_answers_are_true_and_in_their_closed_set(source):
       "cell", "most", "field", "covered_easy", "covered_hard"))
 
 
-def test_a_covered_word_is_covered_and_told_to_nobody():
+def test_a_covered_word_is_covered_and_told_to_text_alone():
   source = Documents(kinds=("cover",), documents=60)
   for i in range(60):
     shown = source.document(i)
     row, column = shown.covered
-    lines = transcription(shown).split("\n")
-    assert lines[row + 1].split()[column] == "..."
+    place, truth = 4 * (row + 1) + column, shown.rows[row][column]
+    seen, told = (transcription(shown, covered=c).split()
+                  for c in (True, False))
+    assert (seen[place], told[place]) == ("...", truth)
+    assert seen[:place] + seen[place + 1:] == told[:place] + told[place + 1:]
     pixels = np.asarray(Image.open(io.BytesIO(source.image(i))), int)
     cell = pixels[32 * (row + 1):32 * (row + 2), 32 * column:32 * column + 32]
     grey = (cell == 128).all(-1).mean()
@@ -97,6 +115,25 @@ def test_every_cell_lies_in_a_patch_of_its_own():
     assert not (ink[:, 31::32][:, :3] & ink[:, 32::32]).any()
 
 
+def test_a_transcription_has_a_word_where_a_picture_has_a_patch():
+  for kind in (*KINDS, SCRAP):
+    source = Documents("tower", "captions", kinds=(kind,), documents=20)
+    for i in range(20):
+      words = source[i]["conversation"][1]["content"].split()
+      pixels = np.asarray(Image.open(io.BytesIO(source.image(i))), int)
+      # Ink is darker than any bar or cover.
+      ink = (pixels.max(-1) < 90).reshape(4, 32, 4, 32).any((1, 3)).ravel()
+      bars = {5, 6, 7, 9, 10, 11} if kind == "chart" else set()
+      for place, (word, dark) in enumerate(zip(words, ink, strict=True)):
+        if place not in bars and word != "...":
+          assert (word != ".") == dark
+
+
+def test_nothing_is_asked_of_a_scrap():
+  with pytest.raises(InputError, match="nothing can be asked of a scrap"):
+    Documents(kinds=("table", "scrap"))
+
+
 def test_samples():
   source, told = (Documents(form=form, documents=8)
                   for form in ("questions", "told"))
@@ -107,7 +144,7 @@ def test_samples():
       f"<image>\n{source.ask(2)[1].question}")
   assert example["images"][0]() == Documents(documents=3).image(2)
   first = told[2]["conversation"][0]["content"]
-  assert first.startswith(transcription(told.document(2)))
+  assert first.startswith(transcription(told.document(2), covered=False))
   assert told[2]["images"] == [] and len(told[2]["conversation"]) == 4
 
 

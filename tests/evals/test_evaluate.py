@@ -1,5 +1,6 @@
 """`align-jax evaluate` and `generate`, and a run in Python, end to end."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -94,6 +95,43 @@ def test_figures_follow_from_the_samples(run):
   assert all(s["likelihood_prediction"] in _Task.answers for s in samples)
   assert result["probe"] == {"color": 1.0}
   assert "exact match" in result["protocol"]
+
+
+def test_noise_in_both_units_and_what_is_kept_of_looking(run):
+  task = _Task()
+  shown = []
+  task.image = lambda image: shown.append(image) or _Task.image(task, image)
+  result, samples = evaluation.evaluate(run, task, Options(
+      noise=(0.0, 1.0), noise_absolute=(0.5,), probe=False))
+  assert sorted(shown) == [0, 1]  # drawn once for all passes
+  assert result["noise"]["0"] == result["accuracy"]
+  assert set(result["noise_absolute"]) == {"0.5"}
+  assert "noise_absolute_0.5_prediction" in samples[0]
+  seen = result["accuracy"] - result["blind_accuracy"]
+  for kind in ("noise", "noise_absolute"):
+    if seen <= 0:  # then there is nothing to keep
+      assert f"{kind}_kept" not in result
+    else:
+      assert result[f"{kind}_kept"] == {
+          s: (v - result["blind_accuracy"]) / seen
+          for s, v in result[kind].items()}
+
+
+def test_closed_sets_of_several_sizes_are_scored_as_they_are(run):
+  class Sets(_Task):
+    items = [dataclasses.replace(
+        item, closed=("red", "blue") if item.type == "color" else
+        ("yes", "no", "red")) for item in _Task.items]
+
+  _, samples = evaluation.evaluate(run, Sets(), Options(
+      scoring="likelihood", probe=False, blind=False))
+  for sample, item in zip(samples, Sets.items):
+    prompt = dataclasses.replace(run.prompt(_Task().example(item)),
+                                 images=item.image)
+    scores = run.generator(rows=1).score(
+        [prompt], [run.answer_tokens(a) for a in item.closed],
+        lambda image: run.read(_Task().image(image)))
+    assert sample["prediction"] == item.closed[int(scores[0].argmax())]
 
 
 def test_the_probe_reads_a_kept_class_token():

@@ -142,6 +142,24 @@ def test_noise_is_keyed_by_the_images(world):
   assert (np.abs(scores[0] - clean)[seeing].max(-1) > 1e-3).all()
 
 
+def test_noise_is_in_units_of_the_features_or_of_their_spread():
+  model, params = tiny.model_and_params()
+  pixels = np.random.default_rng(3).integers(
+      0, 256, (2, 1, tiny.SIZE, tiny.SIZE, 3), np.uint8)
+  batch = {"images": pixels, "image_boxes": np.array(
+      [[[0, 0, tiny.SIZE, tiny.SIZE]]] * 2, np.int32),
+           "image_segment_ids": np.ones((2, 1), np.int32), "extras": {}}
+  spread = np.asarray(model.apply(
+      {"params": params}, batch, method="features")).std(axis=(1, 2, 3))
+  tokens = lambda sigma, absolute: np.asarray(generate._encode(
+      model, True, params, batch, np.arange(2), sigma, absolute, 0).tokens)
+  relative = tokens(0.5, False)
+  for i in range(2):
+    np.testing.assert_allclose(tokens(0.5 * spread[i], True)[i], relative[i],
+                               rtol=1e-5, atol=1e-5)
+  assert np.abs(tokens(0.5, True) - relative).max() > 1e-2
+
+
 def test_on_a_mesh(world):
   _, params, prompts, read, slow = world
   mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
@@ -163,7 +181,8 @@ def test_a_mix_of_words_is_not_kept():
       "segment_ids": text + 1})["params"]
   visual = jax.eval_shape(
       lambda params: generate._encode(model, False, params, batch,
-                                      np.zeros(2, np.int32), 0.0, 0), params)
+                                      np.zeros(2, np.int32), 0.0, False, 0),
+      params)
   assert visual.tokens.shape == (2, 1, tiny.T, tiny.D)
   assert visual.aux == {}  # without f32[B,N,P,V]
 

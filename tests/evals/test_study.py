@@ -1,12 +1,15 @@
 """Studies: cells resume, rules decide, tables follow from the results."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from align_jax.cli import study as verb
 from align_jax.cli.main import main
 from align_jax.config import config_names, find_config
 from align_jax.errors import InputError
@@ -54,11 +57,12 @@ class _Runner:
         "device": "cpu", "versions": {"jax": "0"}, "samples": str(samples)})
 
 
-def _run(tmp_path, accuracy, seeds=(0, 1, 2), cells="*", **kw):
+def _run(tmp_path, accuracy, seeds=(0, 1, 2), cells="*", jobs=1, **kw):
   runner = _Runner(tmp_path, accuracy)
   results = study.run_study(_study(seeds, **kw), tmp_path / "work",
                             tmp_path / "results", cells,
-                            "align-jax study toy.py", runner)
+                            "align-jax study toy.py", runner=runner,
+                            jobs=jobs)
   return results, runner
 
 
@@ -70,6 +74,10 @@ def test_commands_are_what_a_person_would_type(tmp_path):
   assert " ".join(evaluate) == (
       f"align-jax evaluate {tmp_path} --json --limit 9 --noise 0.5 "
       "--noise 1.0")
+  flag = dataclasses.replace(_study().cells["mlp-1"],
+                             evaluate={"no_blind": True, "scoring": "both"})
+  assert cells.commands(flag, tmp_path)[1][3:] == [
+      "--json", "--no-blind", "--scoring", "both"]
 
 
 def test_a_difference(tmp_path):
@@ -175,6 +183,92 @@ def test_an_arm_may_run_at_anothers_rate(tmp_path):
     _study(tuning=dataclasses.replace(TUNING, like={"mlp": "alien"}))
 
 
+def test_two_at_a_time_is_the_same_study(tmp_path):
+  accuracy = lambda arm, x: 0.8 if x in (0, 1, 2) else 0.7 - abs(x - 1e-3)
+  one, _ = _run(tmp_path / "one", accuracy, tuning=TUNING)
+  two, runner = _run(tmp_path / "two", accuracy, tuning=TUNING, jobs=2)
+  strip = lambda results: json.dumps(results).replace(
+      str(tmp_path / "one"), str(tmp_path / "two"))
+  assert json.loads(strip(one)) == two
+  # Every rate is tried before any cell runs.
+  tried = ["tuning" in " ".join(c) for c in runner.calls if c[1] == "train"]
+  assert tried == [True] * 6 + [False] * 6
+
+
+def test_runs_at_a_time_are_as_many_as_asked_for(tmp_path):
+  meeting = threading.Barrier(2, timeout=30)
+  runner = _Runner(tmp_path, lambda arm, seed: 0.8)
+
+  def both(command):
+    if command[1] == "train":
+      meeting.wait()  # passes two at a time or never
+    return runner(command)
+
+  results = study.run_study(_study((0, 1)), tmp_path / "work",
+                            tmp_path / "results", runner=both, jobs=2)
+  assert len(results["cells"]) == 4
+
+
+def test_the_first_failure_ends_the_study_and_loses_no_cell(tmp_path):
+  runner = _Runner(tmp_path, lambda arm, seed: 0.8)
+
+  def failing(command):
+    if "align" in command[2]:
+      raise RuntimeError("no memory")
+    return runner(command)
+
+  with pytest.raises(RuntimeError, match="no memory"):
+    study.run_study(_study((0,)), tmp_path / "work", tmp_path / "results",
+                    runner=failing)
+  file = tmp_path / "results" / "toy.json"
+  assert list(json.loads(file.read_text())["cells"]) == ["mlp-0"]
+  assert not (tmp_path / "work/cells/align-0/cell.json").exists()
+
+
+def test_two_processes_share_a_study(tmp_path):
+  """Cells that another process has written meanwhile are kept."""
+  accuracy = lambda arm, seed: 0.8
+  runner = _Runner(tmp_path, accuracy)
+
+  def meanwhile(command):
+    if command[1] == "train" and "mlp-1" in " ".join(command):
+      _run(tmp_path, accuracy, cells="align-0")
+    return runner(command)
+
+  results = study.run_study(_study(), tmp_path / "work", tmp_path / "results",
+                            "mlp-1", runner=meanwhile)
+  assert list(results["cells"]) == ["mlp-1", "align-0"]
+
+
+def test_a_cell_is_in_the_hands_of_one_process(tmp_path):
+  told, order = [], []
+  begun, proceed = threading.Event(), threading.Event()
+  runner = _Runner(tmp_path, lambda arm, seed: 0.8)
+  cell = _study((0,)).cells["mlp-0"]
+
+  def slowly(command):
+    begun.set()
+    proceed.wait(30)
+    return runner(command)
+
+  def run(who, runner, progress=lambda line: None):
+    cells.run_cell(cell, tmp_path / "mlp-0", runner, progress)
+    order.append(who)
+
+  first = threading.Thread(target=run, args=("first", slowly))
+  first.start()
+  begun.wait(30)
+  second = threading.Thread(target=run, args=("second", None, told.append))
+  second.start()
+  while not told and second.is_alive():
+    second.join(0.01)
+  assert order == [] and "in the hands of another process" in told[0]
+  proceed.set()
+  first.join()
+  second.join()  # it finds the cell done, and so needs no runner
+  assert order == ["first", "second"]
+
+
 def test_tuning_may_not_look_at_what_is_reported():
   with pytest.raises(InputError, match="choose by what is reported"):
     _study(tuning=Tuning((1e-3,), RATE, {}))
@@ -221,6 +315,30 @@ def test_editing_a_config_changes_its_cells_alone(tmp_path):
   assert [c[1] for c in calls] == ["train", "evaluate"]
   assert "mlp-0 was run with other settings" in told
   assert "align-0 was run" not in told
+
+
+def test_further_looks_at_a_run_stand_among_its_figures(tmp_path):
+  plan = _study((0,), tuning=TUNING)
+  plan.cells["mlp-0"] = dataclasses.replace(plan.cells["mlp-0"], more={
+      "noise_outputs": ("inspect", "noise", "{run}", "--images", "9")})
+  runner = _Runner(tmp_path, lambda arm, seed: 0.8)
+
+  def looks(command):
+    if command[1] == "inspect":
+      runner.calls.append(command)
+      return json.dumps({"spread": 2.0})
+    return runner(command)
+
+  found = study.run_study(plan, tmp_path / "work", tmp_path / "results",
+                          runner=looks)["cells"]["mlp-0"]
+  assert found["figures"]["noise_outputs"] == {"spread": 2.0}
+  run = tmp_path / "work/cells/mlp-0/run"
+  assert found["commands"][2] == (
+      f"align-jax inspect noise {run} --images 9 --json")
+  # Of the cell that is reported alone, not of those that try a rate.
+  assert sum(c[1] == "inspect" for c in runner.calls) == 1
+  bare = dataclasses.replace(plan.cells["mlp-0"], more={})
+  assert cells.signature(bare) != found["signature"]
 
 
 def test_a_record_says_which_code_made_it(tmp_path):
@@ -336,8 +454,8 @@ def test_verb(tmp_path, capsys, monkeypatch):
       "from tests.evals.test_study import _study\n"
       "get_study = lambda: _study((0,))\n")
   (tmp_path / "R.md").write_text("<!-- results: toy -->\n<!-- end -->\n")
-  monkeypatch.setattr(study.run_study, "__defaults__", (
-      "results", "*", "", runner, lambda line: None))
+  monkeypatch.setattr(verb, "Workers",
+                      lambda jobs, workdir: contextlib.nullcontext(runner))
   assert main(["study", "toy.py", "--table"]) == 2
   assert main(["study", "toy.py"]) == 2
   assert "give --workdir" in capsys.readouterr().err

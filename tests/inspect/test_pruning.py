@@ -43,6 +43,37 @@ def test_the_heaviest_words_and_their_mass_computed_slowly(align, images):
   assert found.needed["0.5"] < found.needed["0.9"] <= 80
 
 
+def test_spread_over_the_vocabulary_computed_slowly(align, images):
+  found = pruning.find(align, images, 10)
+  probs = np.concatenate([align.distribution([i])[0] for i in images])
+  nats = lambda p: -sum(x * np.log(x) for x in p.astype("d") if x > 0)
+  np.testing.assert_allclose(found.entropy, np.mean([nats(p) for p in probs]),
+                             rtol=1e-5)
+  np.testing.assert_allclose(found.entropy_of_mean, nats(probs.mean(0)),
+                             rtol=1e-5)
+  assert found.covered == len({int(p.argmax()) for p in probs})
+
+
+def test_words_to_compare_with(align, images):
+  heavy, chance, often = (pruning.find(align, images, 6, choice)
+                          for choice in pruning.CHOICES)
+  assert heavy.mass > max(chance.mass, often.mass)
+  assert chance.words == pruning.find(align, images, 6, "random").words
+  assert chance.words != pruning.find(align, images, 6, "random", 1).words
+  # Of easy-VQA's questions; "?" ends each of them.
+  text = align.tokenizer.convert_ids_to_tokens(often.words)
+  assert "?" in text and " the" in text
+  counts = pruning.text_counts(align, 80)
+  assert min(counts[list(often.words)]) >= np.sort(counts)[-6]
+  for found in (heavy, chance, often):
+    assert len(set(found.words)) == 6
+    probs = np.concatenate([align.distribution([i])[0] for i in images])
+    np.testing.assert_allclose(
+        found.mass, probs.mean(0)[list(found.words)].sum(), rtol=1e-5)
+  with pytest.raises(InputError, match="did you mean 'random'"):
+    pruning.find(align, images, 6, "randon")
+
+
 def test_a_run_that_keeps_words_renormalises_over_them(align, images):
   kept = pruning.find(align, images, 10).words
   pruned = align.keeping(kept)
@@ -64,6 +95,7 @@ def test_words_go_through_a_file_into_an_evaluation(
   said = json.loads(capsys.readouterr().out)
   assert len(said["words"]) == 12 and 0 < said["mass"] < 1
   assert pruning.read_words(said["file"]) == tuple(said["words"])
+  assert said["file"].endswith("/inspect/kept_12.json")
   assert main(["evaluate", run, "--limit", "4", "--no-probe", "--no-blind",
                "--keep-words", said["file"], "--json"]) == 0
   scored = json.loads(capsys.readouterr().out)

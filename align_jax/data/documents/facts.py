@@ -1,4 +1,10 @@
-"""Real tables, cut down to what fits into a small document."""
+"""Real tables, cut down to what fits into a small document.
+
+Names and cells are of the real tables, numbers rounded so that a column has
+at most some twenty. Which value stands beside which name is drawn anew for
+each document: in the real tables a year has but one price of gas, and a
+language model that knows it need not look.
+"""
 
 import csv
 import functools
@@ -16,31 +22,35 @@ MISSING = ("documents are drawn from the tables of the package "
 # Letters of a cell at most, so that each is legible in a patch of its own.
 LETTERS = 5
 ROWS = 3  # of a document, each with a name and three values
+ACROSS = 4  # cells across, and down
 KINDS = ("table", "form", "chart", "cover")
+# A few words of a table anywhere, which ask for nothing: to learn reading.
+SCRAP = "scrap"
 MONTHS = ("jan feb mar apr may jun jul aug sep oct nov dec").split()
 
 
 class Table(NamedTuple):
-  """A real table: what its rows are called, its columns, its rows.
+  """A real table: what its rows are called, its columns, what stands in them.
 
   Attributes:
-    columns: three.
-    rows: name -> alternatives for its three values, from the data.
+    names: of its rows.
+    columns: three, each with its values.
   """
-  columns: tuple[str, ...]
-  rows: dict[str, list[tuple[str, ...]]]
+  names: tuple[str, ...]
+  columns: dict[str, tuple[str, ...]]
 
 
 class Document(NamedTuple):
   """What a document says.
 
   Attributes:
-    kind: one of KINDS.
+    kind: one of KINDS, or SCRAP.
     table: where it is from, a key of `tables`.
     columns: of its values; a chart has one.
     rows: names with their values; a form has one.
-    covered: (row, column) of a cell that is hidden, 0 the name; else None.
+    covered: (row, column) of a value that is hidden, from 1; else None.
     hard: whether all but a sliver of that cell is hidden, or its lower half.
+    scattered: of a scrap, (cell, word) each.
   """
   kind: str
   table: str
@@ -48,6 +58,26 @@ class Document(NamedTuple):
   rows: tuple[tuple[str, ...], ...]
   covered: tuple[int, int] | None = None
   hard: bool = False
+  scattered: tuple[tuple[int, str], ...] = ()
+
+  def cells(self) -> list[str]:
+    """What stands in each of the 4 x 4 cells, row by row; "" is nothing."""
+    grid = [[""] * ACROSS for _ in range(ACROSS)]
+    if self.kind == SCRAP:
+      for cell, word in self.scattered:
+        grid[cell // ACROSS][cell % ACROSS] = word
+    elif self.kind == "form":
+      for row, pair in enumerate(zip(self.columns, self.rows[0])):
+        grid[row][0], grid[row][2] = pair
+    elif self.kind == "chart":
+      grid[0][0] = self.columns[0]
+      for column, (name, value) in enumerate(self.rows, 1):
+        grid[0][column], grid[3][column] = value, name
+    else:
+      grid[0][1:] = self.columns
+      for row, words in enumerate(self.rows, 1):
+        grid[row] = list(words)
+    return [word for row in grid for word in row]
 
 
 class Question(NamedTuple):
@@ -70,40 +100,43 @@ def tables() -> dict[str, Table]:
   Raises:
     InputError: vega-datasets is not installed.
   """
-  whole = lambda x: str(round(float(x)))
+  def rounded(x: Any, step: int) -> str:
+    return str(step * round(float(x) / step))
+
   cars = [(row["Name"].split()[0], (
-      whole(row["Horsepower"]), whole(row["Miles_per_Gallon"]),
+      rounded(row["Horsepower"], 10), rounded(row["Miles_per_Gallon"], 5),
       str(row["Cylinders"]))) for row in _read("cars.json")
           if row["Horsepower"] and row["Miles_per_Gallon"]]
   stocks = [(row["symbol"].lower(), (
       row["date"].split()[2], row["date"].split()[0].lower(),
-      whole(row["price"]))) for row in _read("stocks.csv")]
+      rounded(row["price"], 50))) for row in _read("stocks.csv")]
   weather = [(MONTHS[int(row["date"].split("/")[1]) - 1], (
-      whole(row["temp_max"]), row["weather"], whole(row["wind"])))
+      rounded(row["temp_max"], 5), row["weather"], rounded(row["wind"], 1)))
              for row in _read("seattle-weather.csv")]
   driving = [(str(row["year"]), (
-      str(row["miles"]), f"{row['gas']:.2f}", row["side"]))
-             for row in _read("driving.json")]
+      rounded(row["miles"], 1000), rounded(100 * row["gas"], 10),
+      row["side"])) for row in _read("driving.json")]
   wheat = [(str(row["year"]), (
-      whole(row["wheat"]), whole(row["wages"]), str(row["year"])[:2]))
-           for row in _read("wheat.json") if row.get("wages")]
-  made = {"cars": _table(("power", "miles", "cyl"), cars),
+      rounded(row["wheat"], 10), rounded(row["wages"], 5),
+      str(row["year"])[:2]))
+           for row in _read("wheat.json")
+           if row.get("wages") and int(row["year"]) % 10 == 0]
+  return {"cars": _table(("power", "miles", "cyl"), cars),
           "stocks": _table(("year", "month", "price"), stocks),
           "weather": _table(("heat", "sky", "wind"), weather),
           "roads": _table(("miles", "gas", "side"), driving),
           "wheat": _table(("wheat", "wages", "age"), wheat)}
-  return made
 
 
 def _table(columns: tuple[str, ...],
            rows: list[tuple[str, tuple[str, ...]]]) -> Table:
-  """Rows whose cells are short enough, each once."""
-  found: dict[str, list[tuple[str, ...]]] = {}
-  for name, values in rows:
-    if max(map(len, (name, *values))) <= LETTERS and min(
-        map(len, values)) and values not in found.setdefault(name, []):
-      found[name].append(values)
-  return Table(columns, {n: v for n, v in sorted(found.items()) if v})
+  """Of the rows whose cells are short enough."""
+  short = [(name, values) for name, values in rows
+           if max(map(len, (name, *values))) <= LETTERS and all(values)]
+  return Table(
+      tuple(sorted({name for name, _ in short})),
+      {column: tuple(sorted({values[at] for _, values in short}))
+       for at, column in enumerate(columns)})
 
 
 def _read(name: str) -> list[dict[str, Any]]:
@@ -117,34 +150,37 @@ def _read(name: str) -> list[dict[str, Any]]:
 
 
 def document(rng: random.Random, kind: str) -> Document:
-  """A document of this kind, of rows drawn from one of the tables."""
+  """A document of this kind, its words drawn from one of the tables."""
   name = rng.choice(sorted(tables()))
   table = tables()[name]
-  names = rng.sample(list(table.rows), ROWS)
-  rows = tuple((n, *rng.choice(table.rows[n])) for n in names)
+  columns = tuple(table.columns)
+  if kind == SCRAP:
+    words = sorted({*table.names, *columns, *(
+        w for values in table.columns.values() for w in values)})
+    places = rng.sample(range(ACROSS * ACROSS), rng.randint(1, 4))
+    return Document(kind, name, (), (), scattered=tuple(
+        (place, rng.choice(words)) for place in sorted(places)))
+  rows = tuple(
+      (n, *(rng.choice(values) for values in table.columns.values()))
+      for n in rng.sample(table.names, ROWS))
   if kind == "form":
-    return Document(kind, name, ("name", *table.columns), rows[:1])
+    return Document(kind, name, ("name", *columns), rows[:1])
   if kind == "chart":
-    column = rng.choice(_numeric(table.columns, rows))
-    at = 1 + table.columns.index(column)
+    column = rng.choice(_numeric(columns, rows))
+    at = 1 + columns.index(column)
     return Document(kind, name, (column,),
                     tuple((r[0], r[at]) for r in rows))
   covered, hard = None, False
   if kind == "cover":
-    covered = rng.randrange(ROWS), rng.randrange(1 + len(table.columns))
+    covered = rng.randrange(ROWS), 1 + rng.randrange(len(columns))
     hard = rng.random() < 0.5
-  return Document(kind, name, table.columns, rows, covered, hard)
+  return Document(kind, name, columns, rows, covered, hard)
 
 
-@functools.cache
 def cells(table: str, column: str) -> tuple[str, ...]:
-  """All that stands in a column of a real table; "name" is the first."""
+  """All that stands in a column of a table; "name" is the first."""
   made = tables()[table]
-  if column == "name":
-    return tuple(made.rows)
-  at = made.columns.index(column)
-  return tuple(sorted({values[at] for rows in made.rows.values()
-                       for values in rows}))
+  return made.names if column == "name" else made.columns[column]
 
 
 def _numeric(columns: tuple[str, ...],
@@ -165,10 +201,11 @@ def ask(rng: random.Random, shown: Document) -> Question:
   closed = functools.partial(cells, shown.table)
   if shown.covered:
     row, column = shown.covered
+    name = shown.columns[column - 1]
     return Question(
         f"covered_{'hard' if shown.hard else 'easy'}",
-        "what is the covered word?", shown.rows[row][column],
-        closed(("name", *shown.columns)[column]))
+        f"what is the {name} of {shown.rows[row][0]}?",
+        shown.rows[row][column], closed(name))
   column = rng.randrange(len(shown.columns))
   name = shown.columns[column]
   if shown.kind == "form":
@@ -185,12 +222,18 @@ def ask(rng: random.Random, shown: Document) -> Question:
                   row[column + 1], closed(name))
 
 
-def transcription(shown: Document) -> str:
-  """What stands there, line by line; "..." where it is covered."""
-  if shown.kind == "form":
-    return "\n".join(f"{a}: {b}" for a, b in zip(
-        shown.columns, shown.rows[0]))
-  rows = [list(row) for row in shown.rows]
-  if shown.covered:
-    rows[shown.covered[0]][shown.covered[1]] = "..."
-  return "\n".join(" ".join(row) for row in (("name", *shown.columns), *rows))
+def transcription(shown: Document, covered: bool = True) -> str:
+  """What stands in each cell, row by row, "." where nothing does.
+
+  A cell is a word, and most words are a token: so a language model that has
+  read such text has read what visual tokens would be, were they words.
+
+  Args:
+    shown: the document.
+    covered: whether a covered word is "...", as one sees it, or is told.
+  """
+  words = [word or "." for word in shown.cells()]
+  if shown.covered and covered:
+    row, column = shown.covered
+    words[(row + 1) * ACROSS + column] = "..."
+  return " ".join(words)

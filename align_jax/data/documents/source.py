@@ -18,7 +18,9 @@ from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from align_jax.data.documents.facts import (
+  ACROSS,
   KINDS,
+  SCRAP,
   Document,
   Question,
   ask,
@@ -33,7 +35,6 @@ from align_jax.registry import nearest
 
 FORMS = ("captions", "questions", "turns", "told", "said")
 SPLITS = ("text", "tower", "train", "validation", "test")
-_ACROSS = 4
 
 
 class Documents:
@@ -41,12 +42,13 @@ class Documents:
 
   Document i of a split is drawn from (seed, split, i) alone. The forms are
   those of `icon_scenes`: "captions" and "said" are transcriptions, "told" has
-  one in place of the picture.
+  one in place of the picture, with the covered word in it: whoever answers
+  must have restored that.
 
   Attributes:
     split: as icon_scenes'.
     documents: how many there are.
-    kinds: of documents, taken in turn.
+    kinds: of documents, taken in turn; a "scrap" has no questions.
     questions: asked of each.
     size: pixels, H = W.
   """
@@ -57,7 +59,8 @@ class Documents:
     faults = [f"{given!r} is none of {', '.join(allowed)}"
               f"{nearest(given, allowed)}"
               for given, allowed in ((split, SPLITS), (form, FORMS),
-                                     *((kind, KINDS) for kind in kinds))
+                                     *((kind, (*KINDS, SCRAP))
+                                       for kind in kinds))
               if given not in allowed]
     faults += [f"{name} is {value} (at least {floor})"
                for name, value, floor in (
@@ -65,6 +68,8 @@ class Documents:
                    ("size", size, 64)) if value < floor]
     if not kinds:
       faults.append("there is no kind")
+    if SCRAP in kinds and form not in ("captions", "said"):
+      faults.append(f"nothing can be asked of a {SCRAP}")
     if faults:
       raise InputError("documents: " + "; ".join(faults))
     self.split, self.form, self.documents = split, form, documents
@@ -80,7 +85,7 @@ class Documents:
     place, number = divmod(
         index, self.questions if self.form == "questions" else 1)
     name = f"documents/{self.split}/{place}"
-    said = transcription(self.document(place))
+    said = transcription(self.document(place), covered=self.form != "told")
     if self.form in ("captions", "said"):
       turns = [("", said)]
     else:
@@ -126,7 +131,7 @@ class Documents:
 def draw(shown: Document, size: int, rng: random.Random) -> Image.Image:
   """A document's picture, size x size."""
   onto = Image.new("RGB", (size, size), pale(rng))
-  pen, cell = ImageDraw.Draw(onto), size / _ACROSS
+  pen, cell = ImageDraw.Draw(onto), size / ACROSS
   ink = tuple(rng.randint(0, 60) for _ in range(3))
 
   def write(text: str, row: int, column: int) -> None:
@@ -137,32 +142,22 @@ def draw(shown: Document, size: int, rng: random.Random) -> Image.Image:
               (row + 0.5) * cell + rng.uniform(-2, 2)), text, ink,
              _font(size_of), anchor="mm")
 
-  if shown.kind == "form":
-    for row, (name, value) in enumerate(zip(shown.columns, shown.rows[0])):
-      write(name, row, 0)
-      write(value, row, 2)
-  elif shown.kind == "chart":
-    write(shown.columns[0], 0, 0)
-    highest = max(max(float(row[1]) for row in shown.rows), 1e-9)
-    for column, (name, value) in enumerate(shown.rows, 1):
-      write(name, 3, column)
-      write(value, 0, column)
-      tall = 2 * cell * max(float(value), 0.0) / highest
+  for place, text in enumerate(shown.cells()):
+    if text:
+      write(text, *divmod(place, ACROSS))
+  if shown.kind == "chart":
+    values = [max(float(value), 0.0) for _, value in shown.rows]
+    for column, value in enumerate(values, 1):
+      tall = 2 * cell * value / max(*values, 1e-9)
       pen.rectangle((round((column + 0.3) * cell), round(3 * cell - tall),
                      round((column + 0.7) * cell), round(3 * cell)),
                     fill=tuple(rng.randint(60, 190) for _ in range(3)))
-  else:
-    for column, name in enumerate(shown.columns, 1):
-      write(name, 0, column)
-    for row, values in enumerate(shown.rows, 1):
-      for column, value in enumerate(values):
-        write(value, row, column)
-    if shown.covered:
-      row, column = shown.covered[0] + 1, shown.covered[1]
-      top = (row + (0.36 if shown.hard else 0.52)) * cell
-      pen.rectangle((round(column * cell), round(top),
-                     round((column + 1) * cell) - 1,
-                     round((row + 1) * cell) - 1), fill=(128, 128, 128))
+  if shown.covered:
+    row, column = shown.covered[0] + 1, shown.covered[1]
+    top = (row + (0.36 if shown.hard else 0.52)) * cell
+    pen.rectangle((round(column * cell), round(top),
+                   round((column + 1) * cell) - 1,
+                   round((row + 1) * cell) - 1), fill=(128, 128, 128))
   return onto
 
 
