@@ -328,7 +328,7 @@ class _Results:
     self.path = folder / f"{study.name}.json"
     self._lock, self._mine = lock, threading.Lock()
     self._added: dict[str, dict[str, Any]] = {}
-    self._signatures: dict[tuple[str, Any], str] = {}
+    self._signatures: dict[tuple[str, str], str] = {}
     self.rates = self._found().get("tuning", {}) if study.tuning else {}
     self.results: dict[str, Any] = {}
 
@@ -371,9 +371,9 @@ class _Results:
     return records, [n for n in known if n not in records]
 
   def _signature(self, name: str) -> str:
-    """Of a cell with its rate; read off its config once."""
-    rate = self.rates.get(self.study.cells[name].arm, {}).get("rate")
-    if (name, rate) not in self._signatures:
-      self._signatures[name, rate] = signature(
-          tuned(self.study, name, self.rates))
-    return self._signatures[name, rate]
+    """Of a cell with its rate; its config is read once."""
+    cell = tuned(self.study, name, self.rates)
+    key = name, json.dumps(cell.overrides, sort_keys=True, default=str)
+    if key not in self._signatures:
+      self._signatures[key] = signature(cell)
+    return self._signatures[key]

@@ -86,7 +86,7 @@ def get_study() -> Study:
           rates=(5e-4, 2e-3, 8e-3), field="stages[0].train.connector/*",
           overrides={"eval.options.split": "validation",
                      "eval.options.documents": 150,
-                     "stages[0].steps": CELL.stages[0].steps // 2},
+                     "stages[0].steps": CELL.stages[0]["steps"] // 2},
           evaluate={"scoring": "generate", "no_blind": True}),
       columns=(
           Column("trained parameters", "train/trained_parameters", "count"),

@@ -107,6 +107,25 @@ def test_the_gain_is_where_the_second_norm_starts():
 
 
 @pytest.mark.parametrize("flows", [True, False])
+def test_the_norms_leave_nothing_of_scales_or_of_a_common_row():
+  """Of a start, only W1's directions, W2's shape and the gain matter."""
+  features, context = _inputs()
+  module = Align(dim_out=D, vocab_size=V)
+  params = _params(module, features, context)
+  tokens = lambda p: np.asarray(
+      module.apply({"params": p}, features, None, context).tokens)
+  params |= {"norm1_bias_d": jnp.zeros(D)}
+  want = tokens(params)
+  row = jnp.asarray(np.random.default_rng(5).normal(size=(1, D)), "f")
+  for name, change in (
+      ("w1_cd", lambda x: 7 * x), ("norm1_scale_d", lambda x: 0.3 * x),
+      ("w2_vd", lambda x: 5 * x), ("w2_vd", lambda x: x - row)):
+    np.testing.assert_allclose(tokens(params | {name: change(params[name])}),
+                               want, rtol=1e-3, atol=1e-4)
+  gained = tokens(params | {"norm2_scale_v": 2 * params["norm2_scale_v"]})
+  assert np.abs(gained - want).max() > 0.1
+
+
 def test_gradient_reaches_the_live_table_or_not(flows):
   features, context = _inputs()
   module = Align(dim_out=D, vocab_size=V, embed_gradient=flows)

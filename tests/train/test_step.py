@@ -1,5 +1,7 @@
 """One step: gradients, accumulation, the gate, layouts, compilations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ STAGE = StageConfig("s", 10, {"connector/*": 1e-2, "tower/layers[-1]/*": 1e-3},
 
 
 def build(mesh_config=None, stage=STAGE, accumulate=1, objectives=None,
-          tx=None, devices=None):
+          tx=None, devices=None, seed=3):
   mesh = make_mesh(mesh_config or MeshConfig(), devices)
   layout = Layout(mesh)
   params = flatten(toy.Toy().init(
@@ -30,12 +32,13 @@ def build(mesh_config=None, stage=STAGE, accumulate=1, objectives=None,
   params = {k: jax.device_put(v, where[k]) for k, v in params.items()}
   rates = trainables(params, stage.train)
   trained, frozen = split(params, rates)
-  tx = tx or make_optimizer(stage, rates)
+  own, tx = tx, tx or make_optimizer(stage, rates)
   state = new_state(trained, frozen, tx, mesh)
   objectives = objectives or {"ce": (toy.CrossEntropy(), 1.0),
                               "noise": (toy.Noise(), 0.5)}
   step = make_step(toy.Toy(), objectives, tx, schedule(stage), state, layout,
-                   accumulate=accumulate, seed=3)
+                   accumulate=accumulate, seed=seed,
+                   rates=None if own else rates)
   return state, step
 
 
@@ -115,6 +118,27 @@ def test_what_is_not_finite_changes_nothing():
   assert metrics["finite"] == 1 and int(state.step) == 2
 
 
+def test_seed_and_rates_are_no_part_of_the_program():
+  batch = toy.batch_of(np.random.default_rng(1))
+  quick = dataclasses.replace(STAGE, train={
+      k: 10 * v for k, v in STAGE.train.items()})
+  one = dict(devices=jax.devices()[:1])
+  made = [build(**one), build(seed=4, **one), build(stage=quick, **one)]
+  texts = {step.lower(state, batch).as_text() for state, step in made}
+  assert len(texts) == 1
+  # And yet each run has its own.
+  moved, noise = [], []
+  for state, step in made:
+    before = jax.device_get(state.trained)
+    state, metrics = step(state, batch)
+    noise.append(float(metrics["objective/noise"]))
+    moved.append({k: np.abs(before[k] - v).max()
+                  for k, v in jax.device_get(state.trained).items()})
+  assert noise[0] == noise[2] != noise[1]
+  for key in moved[0]:
+    assert moved[2][key] == pytest.approx(10 * moved[0][key], rel=1e-2)
+
+
 def test_compiled_once_and_frozen_stays():
   state, step = build(MeshConfig(data=2, fsdp=2, tensor=2))
   frozen = jax.device_get(state.frozen)
@@ -122,7 +146,7 @@ def test_compiled_once_and_frozen_stays():
   rng = np.random.default_rng(1)
   for _ in range(4):
     state, _ = step(state, toy.batch_of(rng))
-  assert step._cache_size() == 1
+  assert step.program._cache_size() == 1
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.frozen),
                frozen)
   assert jax.tree.map(lambda x: x.sharding, state) == where
