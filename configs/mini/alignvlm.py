@@ -62,5 +62,5 @@ def get_config(arg: str = "") -> ConfigDict:
   c.eval = ConfigDict(dict(task="documents", options={}, batch=64,
                            max_new_tokens=6))
   c.log_every = 25
-  c.save_every = 250
+  c.save_every = 10_000  # at the end alone: a cell is a minute or two
   return c

@@ -107,15 +107,26 @@ def get_study() -> Study:
           Column("covered, hard", "by_type/covered_hard/accuracy"),
       ),
       notes=(
-          "Tables, forms, charts and tables with a covered word, of real "
-          "tables cut to words of five letters; two questions on each of 500 "
-          "test documents. A CLIP trained on documents with their "
+          "Tables, forms, charts and tables with a covered word, of the words "
+          "of real tables, each of at most five letters in a patch of its "
+          "own, numbers rounded, values dealt anew so that none follows from "
+          "its row's name; two questions on each of 500 test documents. A "
+          "CLIP trained on such documents and on scraps of them with their "
           "transcriptions, and a language model of 2 million parameters "
-          "trained on transcriptions with questions and on Python's manual, "
-          "both frozen; eight learned prompt tokens in every arm; 500 steps.",
+          "trained on transcriptions with questions, both frozen; eight "
+          "learned prompt tokens in every arm; "
+          f"{CELL.stages[0]['steps']} steps, half as many to try a rate.",
           "align_random_w2: W2 does not start as the head. "
           "align_random_table: a random table with the mean and covariance of "
-          "the words'. Kept at noise s: of what looking gives, with Gaussian "
-          "noise of s standard deviations of the features. Prior: the best "
-          "training answer to each question.",
+          "the words'. Prior: the best training answer to each question. "
+          "Covered: the lower half of a value is hidden, or all but a sliver.",
+          "With seed 0 alone: kept at noise s, of what looking gives, with "
+          "Gaussian noise of s standard deviations of the features, or of s "
+          "in their own units; cosine of visual tokens with and without noise "
+          "of one standard deviation, and the same less the mean token, since "
+          "a constant connector is perfectly robust; words that are the first "
+          f"of some token on 100 training documents, and accuracy when "
+          f"{KEEP} words are kept: those that carry most there, random ones, "
+          "the most frequent in the training's text. All else of these, "
+          "entropies and kept mass among it, is in the results file.",
       ))

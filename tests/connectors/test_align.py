@@ -106,7 +106,6 @@ def test_the_gain_is_where_the_second_norm_starts():
     assert (params["norm2_scale_v"] == flags.logit_gain).all()
 
 
-@pytest.mark.parametrize("flows", [True, False])
 def test_the_norms_leave_nothing_of_scales_or_of_a_common_row():
   """Of a start, only W1's directions, W2's shape and the gain matter."""
   features, context = _inputs()
@@ -126,6 +125,7 @@ def test_the_norms_leave_nothing_of_scales_or_of_a_common_row():
   assert np.abs(gained - want).max() > 0.1
 
 
+@pytest.mark.parametrize("flows", [True, False])
 def test_gradient_reaches_the_live_table_or_not(flows):
   features, context = _inputs()
   module = Align(dim_out=D, vocab_size=V, embed_gradient=flows)
