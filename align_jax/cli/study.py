@@ -73,10 +73,12 @@ def find_results(args: argparse.Namespace) -> dict[str, Any]:
       raise InputError("give --workdir, where the cells' runs shall be, or "
                        "--table for the table alone")
     command = ["align-jax", "study", args.file, "--workdir", args.workdir]
-    with Workers(args.jobs, args.workdir) as runner:
+    with (Workers(args.jobs, args.workdir) as runner,
+          Workers(1, args.workdir) as preparer):
+      # What is prepared has all processors, one thing after the other.
       results = study.run_study(
           loaded, args.workdir, args.results, args.cells, shlex.join(command),
-          runner=runner, jobs=args.jobs,
+          runner=runner, jobs=args.jobs, preparer=preparer,
           progress=lambda line: print(line, file=sys.stderr))
   if args.readme:
     readme = Path(args.readme)

@@ -271,6 +271,7 @@ def run_study(
     runner: Runner,
     progress: Callable[[str], None] = lambda line: None,
     jobs: int = 1,
+    preparer: Runner | None = None,
 ) -> dict[str, Any]:
   """Runs the cells whose names match, and writes the results after each.
 
@@ -284,6 +285,8 @@ def run_study(
       threads at a time.
     progress: told what happens.
     jobs: runs at a time.
+    preparer: runs what prepares the cells, one command at a time; `runner`
+      by default.
 
   Raises:
     InputError: no cell has such a name.
@@ -293,7 +296,7 @@ def run_study(
     raise InputError(f"no cell of {study.name} matches {cells!r} "
                      f"(cells: {', '.join(study.cells)})")
   work = Path(workdir)
-  prepared = prepare(study.prepare, work, runner, progress)
+  prepared = prepare(study.prepare, work, preparer or runner, progress)
   study = in_folder(study, work, prepared)
   kept = _Results(study, Path(results_dir), work / "results.lock", command)
   rates = kept.rates | tune(study, [study.cells[n].arm for n in chosen], work,

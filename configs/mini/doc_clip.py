@@ -37,11 +37,11 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mesh = ConfigDict(dict(data=1))
   c.data = ConfigDict(dict(
       sources=dict(documents=dict(kind="documents", options=dict(
-          split="tower", form="captions", documents=120_000, kinds=SEEN))),
+          split="tower", form="captions", documents=64_000, kinds=SEEN))),
       template="caption", rows=64, row_length=64, images_per_row=1,
       labels_per_row=1, pack=False, streams=1))
   c.stages = [dict(
-      name="contrast", steps=2500, train={"*": 1e-3},
+      name="contrast", steps=1000, train={"*": 1e-3},
       objectives={"contrastive": 1.0}, data=dict(documents=1.0),
       schedule="cosine", warmup=0.05, weight_decay=0.2, b2=0.98,
       clip_norm=1.0)]

@@ -97,6 +97,15 @@ def test_cells_read_what_was_prepared(tmp_path, config):
   assert len(both.calls) == 12
 
 
+def test_what_is_prepared_may_be_run_by_another(tmp_path, config):
+  plan = _study((0,), prepare=_two(config))
+  maker, runner = _Maker(), _Runner(tmp_path, lambda arm, seed: 0.8)
+  study.run_study(plan, tmp_path / "work", tmp_path / "results",
+                  runner=runner, preparer=maker)
+  assert [c.split()[1] for c in maker.calls] == ["train", "label"]
+  assert [c[1] for c in runner.calls] == ["train", "evaluate"] * 2
+
+
 @pytest.mark.parametrize("reached, counts", ((0.29, False), (0.31, True)))
 def test_a_teacher_near_chance_can_test_nothing(tmp_path, reached, counts):
   plan = _study(testable=("hits", "chance"))

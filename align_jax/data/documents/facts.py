@@ -213,7 +213,7 @@ def ask(rng: random.Random, shown: Document) -> Question:
                     closed(name))
   values = [_number(row[column + 1]) for row in shown.rows]
   if None not in values and values.count(max(values)) == 1 and (
-      rng.random() < 0.5):
+      rng.random() < 0.25):
     best = shown.rows[values.index(max(values))][0]
     return Question("most", f"which has the most {name}?", best,
                     closed("name"))
