@@ -73,6 +73,11 @@ class Flags:
 #      4    0.730   0.379      63
 #      6    0.970   0.270       4   few words get any gradient
 #
+# Nothing else of a start matters but where W1 points and the shape of W2's
+# rows: the norms take away W1's and W2's scale, the first norm's gain, and
+# whatever W2's rows have in common, so a head with centred rows starts the
+# same (tests/connectors/test_align.py).
+#
 # Telling tokens apart at the start did not make it train sooner. Loss in steps
 # 1-10, 11-20 and 21-25 (the decoder frozen, one row of 160 tokens a step,
 # constant rate 2e-3, one seed; prompt: 8 learned tokens at 1e-2):
