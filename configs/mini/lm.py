@@ -3,7 +3,7 @@
   align-jax train --config mini/lm:tokenizer=DIR --workdir runs/mini_lm
   align-jax convert export runs/mini_lm DIR --to hf-decoder
 
-One or two million parameters. In the world's text captions stand where a
+One million parameters. In the world's text captions stand where a
 picture will stand later, so that it can answer once pictures are words to it.
 The tokenizer is one of `align-jax data tokenizer`; a study's preparations do
 all of it (configs/mini/study_sea.py). A sixth of the English is held out for

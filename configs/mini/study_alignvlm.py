@@ -112,7 +112,7 @@ def get_study() -> Study:
           "own, numbers rounded, values dealt anew so that none follows from "
           "its row's name; two questions on each of 500 test documents. A "
           "CLIP trained on such documents and on scraps of them with their "
-          "transcriptions, and a language model of 2 million parameters "
+          "transcriptions, and a language model of one million parameters "
           "trained on transcriptions with questions, both frozen; eight "
           "learned prompt tokens in every arm; "
           f"{CELL.stages[0]['steps']} steps, half as many to try a rate.",
