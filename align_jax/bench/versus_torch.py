@@ -1,5 +1,6 @@
 """The same shapes in transformers + torch, to run beside ours."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,18 @@ class TrainStep:
       torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
     self.optimizer.step()
     return loss.item()  # waits for the device
+
+
+def no_caches() -> contextlib.AbstractContextManager[None]:
+  """Within it torch.compile finds nothing of earlier processes' on disk.
+
+  By default its compiled graphs and kernels stay in the folder for temporary
+  files and are taken up again.
+  """
+  imports()
+  from torch._inductor.utils import fresh_cache
+
+  return fresh_cache()
 
 
 def inputs(batch: dict[str, Any], parts: Parts, torch: Any) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from align_jax.ops.context import balances, collect, spread
 from align_jax.ops.cost import Product
 from align_jax.ops.embed_lookup import embed_lookup
 from align_jax.ops.norms import rms_norm
+from align_jax.ops.product import einsum
 from align_jax.ops.rope import (
     LongRope,
     Scaling,
@@ -243,7 +244,8 @@ class Block(nn.Module):
   def product(self, equation: str, x: jax.Array, name: str, *shape: int,
               inputs: int = 1) -> jax.Array:
     """x with a weight and, where it has them, with its adapters."""
-    y = jnp.einsum(equation, x, self.weight(name, *shape, inputs=inputs))
+    y = einsum(equation, x, self.weight(name, *shape, inputs=inputs),
+               self.layout)
     if self.lora is not None and self.lora.covers(name):
       y = y + adapted(self, self.lora, equation, x, name, shape)
     return y

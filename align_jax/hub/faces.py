@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from align_jax.config import MeshConfig
-from align_jax.decoders.greedy import continue_greedily
+from align_jax.decoders.greedy import continue_greedily, for_tokens
 from align_jax.decoders.transformer import Decoder, DecoderConfig, init_cache
 from align_jax.errors import InputError
 from align_jax.hub.pretrained import (
@@ -191,8 +191,11 @@ def _generate(module: Decoder, count: int, params: Any, stop: jax.Array,
   def read(m: Decoder, tokens: jax.Array, *where: Any) -> Any:
     return m(m.embed(tokens), *where)
 
+  run_one = functools.partial(
+      module.apply, {"params": for_tokens(params, b, module.layout)})
+
   def step(*inputs: Any) -> Any:
-    hidden, cache = run(*inputs, method=read)
+    hidden, cache = run_one(*inputs, method=read)
     return run(hidden[:, 0], method="logits"), cache
 
   hidden, cache = run(tokens, positions, mask, cache, method=read)

@@ -62,6 +62,21 @@ def rematerialised(step: Any, policy: str) -> Any:
   return jax.checkpoint(step, policy=_POLICIES[policy], prevent_cse=False)
 
 
+def layer_of(tree: Any, index: int) -> Any:
+  """One layer of a tree whose leaves lead with an axis of layers."""
+  return jax.tree.map(lambda a: a[index], tree)
+
+
+def apart(tree: Any) -> Any:
+  """A stack's parameters, each layer in arrays of its own.
+
+  {name: f[layers, ...]} -> {"0": {name: f[...]}, "1": ...}. A `LayerStack`
+  that is given these is unrolled.
+  """
+  depth = len(jax.tree.leaves(tree)[0])
+  return {str(i): layer_of(tree, i) for i in range(depth)}
+
+
 class LayerStack(nn.Module):
   """`depth` copies of `block`, one after another.
 
@@ -109,13 +124,10 @@ class LayerStack(nn.Module):
     scanned = scanned or {}
     first, last, _ = slice(first, last).indices(self.depth)
 
-    def one_layer(tree: Any) -> Any:
-      return jax.tree.map(lambda a: a[0], tree)
-
     if self.is_initializing():
       # Jitted, so that the layers' forward pass is never computed here.
       made = jax.jit(jax.vmap(lambda key: block.init(
-          key, x, *shared, **one_layer(scanned))["params"]))(
+          key, x, *shared, **layer_of(scanned, 0))["params"]))(
               jax.random.split(self.make_rng("params"), self.depth))
       for name, value in made.items():
         self.param(name, lambda _, value=value: value)
@@ -126,6 +138,14 @@ class LayerStack(nn.Module):
       y, out = block.apply({"params": params}, x, *shared, **scanned)
       return y, (y if return_all else None, out)
 
+    if "0" in params:  # see `apart`
+      hidden, outs = [x], []
+      for i in range(first, last):
+        x, (_, out) = step(x, (params[str(i)], layer_of(scanned, i)))
+        hidden.append(x)
+        outs.append(out)
+      return (jnp.stack(hidden) if return_all else x,
+              jax.tree.map(lambda *each: jnp.stack(each), *outs))
     layers = (params, scanned)
     if (first, last) != (0, self.depth):
       layers = jax.tree.map(lambda a: a[first:last], layers)

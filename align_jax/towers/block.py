@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from align_jax.ops.attention import attention
 from align_jax.ops.norms import layer_norm, rms_norm
+from align_jax.ops.product import einsum
 from align_jax.parallel.layout import Layout
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -121,8 +122,8 @@ class Block(nn.Module):
                             jnp.float32).astype(self.dtype)
 
     def headed(name: str, y: jax.Array) -> jax.Array:
-      z = jnp.einsum("blc,chk->blhk", y, weight(f"{name}_chk", (c, h, k),
-                                                into))
+      z = einsum("blc,chk->blhk", y, weight(f"{name}_chk", (c, h, k), into),
+                 self.layout)
       return z + bias(f"{name}_bias_hk", h, k) if self.qkv_bias else z
 
     x = self.layout.constrain(x, self.axes)
@@ -135,10 +136,10 @@ class Block(nn.Module):
                     kv_segments=segment_ids, q_positions=positions,
                     kv_positions=positions, causal=self.causal, packed=True,
                     layout=self.layout, rows=self.axes[0])
-      return jnp.einsum("blhk,hkc->blc", y, o_hkc) + o_bias_c
+      return einsum("blhk,hkc->blc", y, o_hkc, self.layout) + o_bias_c
 
     if attends == "itself":
-      y = jnp.einsum("blhk,hkc->blc", v, o_hkc) + o_bias_c
+      y = einsum("blhk,hkc->blc", v, o_hkc, self.layout) + o_bias_c
     else:
       y = added(q, key)
     x = self.layout.constrain(x + scaled("scale1_c", y), self.axes)
@@ -148,14 +149,15 @@ class Block(nn.Module):
     act = ACTIVATIONS[self.activation]
 
     def lifted(name: str) -> jax.Array:
-      z = jnp.einsum("blc,cf->blf", y,
-                     weight(f"{name}_cf", (c, f), (2 * c) ** -0.5))
+      z = einsum("blc,cf->blf", y,
+                 weight(f"{name}_cf", (c, f), (2 * c) ** -0.5), self.layout)
       return z + bias(f"{name}_bias_f", f)
 
     if self.gated:
       z, back = act(lifted("gate")) * lifted("value"), "out"
     else:
       z, back = act(lifted("up")), "down"
-    y = jnp.einsum("blf,fc->blc", z, weight(f"{back}_fc", (f, c), out))
+    y = einsum("blf,fc->blc", z, weight(f"{back}_fc", (f, c), out),
+               self.layout)
     x = x + scaled("scale2_c", y + bias(f"{back}_bias_c", c))
     return self.layout.constrain(x, self.axes), aside

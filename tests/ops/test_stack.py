@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax.ops.stack import LayerStack
+from align_jax.ops.stack import LayerStack, apart
 
 DEPTH = 4
 
@@ -66,6 +66,19 @@ def test_ranges_of_layers(made: Any, first: int, last: int | None) -> None:
   np.testing.assert_allclose(got, want[-1], atol=1e-6)
   np.testing.assert_allclose(
       outs["mean"], [w.mean() for w in want[1:]], atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{}, {"first": 1, "last": 3},
+                                 {"return_all": True}])
+def test_layers_taken_apart_give_the_same(made: Any, how: Any) -> None:
+  params, x = made
+  one_by_one = {"layers": apart(params["layers"])}
+  scanned = {"cache": jnp.arange(4.0)}
+  run = lambda p: Net().apply({"params": p}, x, 0.5, scanned=scanned, **how)
+  assert "scan" not in str(jax.make_jaxpr(run)(one_by_one))
+  for ours, want in zip(jax.tree.leaves(run(one_by_one)),
+                        jax.tree.leaves(run(params)), strict=True):
+    np.testing.assert_allclose(ours, want, atol=1e-6)
 
 
 def test_layers_outside_the_range_are_not_computed(made: Any) -> None:
