@@ -46,8 +46,10 @@ WORLDS = {
 }
 ENGLISH = dict(kind="english", options=dict(split="train", size=400))
 # Of documents a cell is found by its row and its column: after 600 steps, with
-# two questions each, 28 % of the answers were right.
-STEPS = {"documents": 3000}
+# two questions each, 28 % of the answers were right. Of sets the shared word
+# was the likeliest of four in 43 to 50 % after 1200 steps, a story's end in
+# 25 %, as by chance.
+STEPS = {"documents": 3000, "sets": 4000}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 WORLD = dict(things=6, words=112)
 SINGLE = dict(least=4, most=6, words=112,
               kinds=("names", "thing", "color", "there"))
-SCENES, SETS = 12_000, 1500
+SCENES, SETS = 12_000, 1200
 SIZES = dict(queries=3, depth=12, period=2, width=64, heads=4, mlp_width=256,
              words=2048, positions=16, instruction_length=16)
 # Of SAM its six tensors, connector/guidance/*; of VPG-C connector/again_*.
@@ -92,14 +92,14 @@ def get_config(arg: str = "") -> ConfigDict:
       name="single", steps=1500, train={"connector/*": 2e-3},
       objectives={"next_token": 1.0}, data=dict(single=1.0),
       schedule="cosine", warmup=0.1, b2=0.98, clip_norm=1.0)] if base else [
-          dict(name="sets", steps=300, train=train,
+          dict(name="sets", steps=200, train=train,
                objectives={"next_token": 1.0},
                data=dict.fromkeys(sources, 1.0),
                schedule="cosine", warmup=0.05, clip_norm=1.0)]
   if not base and arm == "frozen":
     c.stages[0]["steps"] = 1
   c.eval = ConfigDict(dict(
-      task=task, options=dict(sets=120, **WORLD), batch=60,
+      task=task, options=dict(sets=100, **WORLD), batch=50,
       max_new_tokens=12) if not base else dict(
           task="icon_scenes", batch=64, max_new_tokens=12, options=dict(
               scenes=100, alignment=False, scene=dict(SINGLE, kinds=(

@@ -116,12 +116,12 @@ def get_study() -> Study:
       ),
       notes=(
           "Sets of two to four pictures of six things each, one of which "
-          "they share, in a world of 112 words; the answer is the likeliest of "
-          "four names. 120 test sets of each size, whose shared thing stands "
-          "beside companions it never had in training. Three queries a "
-          "picture, a 12-layer Q-Former of width 64 that was trained on single "
-          "pictures and is frozen, as are the tower and a language model of "
-          "some 1 million parameters.",
+          "they share, in a world of 112 words; the answer is the likeliest "
+          "of four names. 100 test sets of each size, whose shared thing "
+          "stands beside companions it never had in training. Three queries "
+          "a picture, a 12-layer Q-Former of width 64 that was trained on "
+          "single pictures and is frozen, as are the tower and a language "
+          "model of some 1 million parameters.",
           "sam: guidance by the other pictures, l = 3 and k = 9. self: by the "
           "picture itself. elsewhere: by another set's pictures. vpg_c: the "
           "language model asks again; its Q-Former reads no question, so it "
