@@ -89,8 +89,8 @@ def refusal(merged: Any) -> str:
   connector = model.connector
   if connector.kind not in ("linear", "mlp") or connector.options.get(
       "newline"):
-    return (f"connector {connector.kind!r} {dict(connector.options) or ''} is "
-            "not LLaVA's")
+    options = f" {dict(connector.options)}" if connector.options else ""
+    return f"connector {connector.kind!r}{options} is not LLaVA's"
   if takes_normed(merged.parts.model.tower.config, model.tower.layer):
     return ("the model reads its tower's features after the last norm, LLaVA "
             "before it")

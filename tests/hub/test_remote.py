@@ -114,6 +114,8 @@ def config_of(folder: Path, name: str) -> Any:
   given["data"]["row_length"] = 96
   if name in TILED:
     given["data"]["tiling"], model["newline"] = TILED[name]
+    if model["newline"]:
+      given["stages"][0]["train"]["newline_xd"] = 1e-3
   return validate(given)
 
 
