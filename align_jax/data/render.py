@@ -24,7 +24,7 @@ model's vocabulary needs none.
 import dataclasses
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jinja2
@@ -267,21 +267,26 @@ class Renderer:
     """Whether the template reads contents as lists of parts with a type.
 
     Found by trying: one that wants lists loses the words of a string, and
-    one that wants strings cannot join a list.
+    one that wants strings cannot join a list. One that reads both may write
+    images otherwise for lists, which transformers' processors are given.
     """
-    text = f"{PLACEHOLDER}\nprobe"
-    for content in (text, typed(text)):
-      try:
-        with _ONE_AT_A_TIME:
-          (found,), _ = render_jinja_template(
-              [[{"role": "user", "content": content}]],
-              chat_template=self.chat_template,
-              **self.tokenizer.special_tokens_map)
-      except (jinja2.TemplateError, TypeError):
-        continue
-      if PLACEHOLDER in found and "probe" in found:
-        return content is not text
-    return False
+    if not self._reads(str):
+      return self._reads(typed)
+    return self.template == "processor" and self._reads(typed, answered=True)
+
+  def _reads(self, form: Callable[[str], Any], answered: bool = False) -> bool:
+    """Whether the template writes out contents of this form."""
+    turns = [{"role": "user", "content": form(f"{PLACEHOLDER}\nprobe")}]
+    turns += answered * [{"role": "assistant", "content": form("reply")}]
+    try:
+      with _ONE_AT_A_TIME:
+        (found,), _ = render_jinja_template(
+            [turns], chat_template=self.chat_template,
+            **self.tokenizer.special_tokens_map)
+    except (jinja2.TemplateError, TypeError):
+      return False
+    return (PLACEHOLDER in found and "probe" in found
+            and (not answered or "reply" in found and "'type'" not in found))
 
   def _spans(self, example: Example, messages: Sequence[Message],
              ) -> tuple[str, list[tuple[int, int]]]:

@@ -225,7 +225,7 @@ def _groups(merged: Merged, max_bytes: int) -> Iterator[list[str]]:
 
 
 def _arrays(merged: Merged, paths: Iterable[str]) -> dict[str, jax.Array]:
-  """Parameters, layer by layer into their shards."""
+  """Parameters, each whole on one device: a run's mesh may repeat them."""
   arrays = {}
   for path in paths:
     stacked = "layers" in path.split("/")[:-1]
@@ -237,5 +237,6 @@ def _arrays(merged: Merged, paths: Iterable[str]) -> dict[str, jax.Array]:
       return np.stack([merged.value(path, n)[cuts[1:]]
                        for n in range(cuts[0].start, cuts[0].stop)])
 
-    arrays[path] = fill(merged.shapes[path], read, stacked, int(stacked))
+    alone = merged.shapes[path].update(sharding=None)
+    arrays[path] = fill(alone, read, stacked, int(stacked))
   return arrays

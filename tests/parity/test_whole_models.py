@@ -346,7 +346,7 @@ def check_tiles(folder: Path, model: Any, processor: Any,
     assert got.shape == want.shape and want.std() >= 1
     assert np.abs(got - want).max() / max(1, want.std()) < 1e-4
   said = [words for words, _ in theirs]
-  assert len(set(said)) == len(said) and all(said)
+  assert len(set(said)) == len(said)
   assert run.generate(*zip(*asked), max_new_tokens=8) == said
 
 
