@@ -42,7 +42,8 @@ def test_the_miniature_trains_by_the_presets():
         k: wanted[k] for k in ("n", "window", "scope", "lead")}
     assert dict(config.model.scalars) == {
         "sea_log_scale": wanted["log_scale"]}
-    assert config.stages[0].objectives["sea"] == wanted["weight"]
+    first = config.stages[0]
+    assert first["objectives"]["sea"] == wanted["weight"]
   made = {p.name: p.commands[0] for p in load_study("mini/study_sea").prepare}
   for name, preset, sign in (("recommended", "recommended", "check"),
                              ("paper", "paper", "check"),
