@@ -197,15 +197,16 @@ def export_orbax(run: Any, merged: Merged, folder: Path,
     run: unused; every layout is given it.
     merged: the parameters.
     folder: where to; config.json, the run's, lies beside.
-    max_bytes: of parameters in memory at a time; one that is larger, such as a
-      stack of many layers, is there alone.
+    max_bytes: of memory at a time. Orbax has some more copies of what it
+      writes, and writes whole arrays: one of more than a quarter of this, such
+      as a stack of many large layers, is there alone.
 
   Returns:
     The files of weights.
   """
   del run
   folder.mkdir(parents=True, exist_ok=True)
-  groups = (_arrays(merged, paths) for paths in _groups(merged, max_bytes))
+  groups = (_arrays(merged, paths) for paths in _groups(merged, max_bytes // 4))
   save_arrays(folder / "params", groups)
   manifest.write_json(folder / "config.json", plain(merged.config))
   return sorted(f for f in (folder / "params").rglob("*") if f.is_file())

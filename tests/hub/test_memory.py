@@ -60,13 +60,13 @@ def test_loading_holds_less_than_a_layers_shard(tmp_path: Path) -> None:
                                 want.astype(np.float32))
 
 
-# Orbax has two more copies of what it is writing.
+# Orbax has some copies of the largest stack, of 134 MB.
 @pytest.mark.slow
-@pytest.mark.parametrize("layout, copies", [
-    ("hf-llava", 1), ("hf-remote", 1), ("orbax", 3)])
+@pytest.mark.parametrize("layout, limit", [
+    ("hf-llava", 0.15), ("hf-remote", 0.15), ("orbax", 0.6)])
 def test_exporting_holds_less_than_one_file(
-    layout: str, copies: int, tmp_path: Path) -> None:
-  """A model of 0.5 GB in files of 150 MB."""
+    layout: str, limit: float, tmp_path: Path) -> None:
+  """A model of 0.5 GB in files of 150 MB, or as much of it at a time."""
   pytest.importorskip("torch")
   from tests.hub import llava_folder as hf
   tiny, large = tmp_path / "tiny", tmp_path / "large"
@@ -98,11 +98,11 @@ def test_exporting_holds_less_than_one_file(
   assert total > 500e6
   done = subprocess.run(
       [sys.executable, str(Path(__file__).with_name("export_large.py")),
-       str(tiny), str(large), str(tmp_path / "out"), "0.15", layout],
+       str(tiny), str(large), str(tmp_path / "out"), str(limit), layout],
       capture_output=True, text=True, check=False,
       env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
   assert done.returncode == 0, done.stderr
   peak = json.loads(done.stdout.splitlines()[-1])["peak"]
   if layout != "orbax":
     assert len(list((tmp_path / "out/large").glob("*.safetensors"))) > 3
-  assert peak < copies * 0.15 * 2**30, f"{peak / 1e6:.0f} MB"
+  assert peak < limit * 2**30, f"{peak / 1e6:.0f} MB"
