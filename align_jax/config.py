@@ -412,7 +412,7 @@ def _override(config: dict[str, Any], override: str) -> None:
       raise ValueError(f"{'.'.join(steps[:i])} is no group of fields")
     kind = _inner(kind, step)
     if last:
-      node[key] = _parse(text, kind)
+      node[key] = parse_value(text, kind)
     elif isinstance(node, dict):
       node = node.setdefault(key, {})
     else:
@@ -444,7 +444,8 @@ def _inner(kind: Any, step: str) -> Any:
   return Any
 
 
-def _parse(text: str, kind: Any) -> Any:
+def parse_value(text: str, kind: Any) -> Any:
+  """What a text of the command line says, for a field of a type."""
   if kind is str:
     return text
   if kind is bool and text.lower() in ("true", "false"):

@@ -1,6 +1,7 @@
 """`align-jax evaluate`: a run's answers, beside what needs no looking."""
 
 import argparse
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def evaluate_folder(source: str | Path,
     raise InputError(f"{source} names no task; give --task, "
                      f"one of {', '.join(TASKS.names())}")
   own = config.options if name == config.task else {}
-  task = open_task(name, own | _options(args.option))
+  task = open_task(name, own | _options(name, args.option))
   options = Options(
       limit=config.limit if args.limit is None else args.limit,
       noise=tuple(args.noise), noise_absolute=tuple(args.noise_absolute),
@@ -153,12 +154,18 @@ def perplexity_lines(result: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def _options(given: list[str]) -> dict[str, Any]:
+def _options(task: str, given: list[str]) -> dict[str, Any]:
+  """Options of a task, read as its own parameters say what they are."""
+  from align_jax.config import parse_value
   from align_jax.errors import InputError
+  from align_jax.evals.tasks import TASKS
   faults = [text for text in given if "=" not in text]
   if faults:
     raise InputError(f"--option {faults[0]!r} is not NAME=VALUE")
-  return dict(text.split("=", 1) for text in given)
+  kinds = {name: p.annotation for name, p in inspect.signature(
+      TASKS.get(task)).parameters.items()} if task in TASKS.names() else {}
+  return {name: parse_value(value, kinds.get(name, str))
+          for name, value in (text.split("=", 1) for text in given)}
 
 
 def about(workdir: Path) -> dict[str, Any]:

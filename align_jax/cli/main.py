@@ -52,10 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error(f"{verb} takes no --config.{overrides[0]}")
   args.overrides = overrides
   try:
-    return module.run(args) or 0
+    code = module.run(args) or 0
+    sys.stdout.flush()
+    return code
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     return 130
+  except BrokenPipeError:  # whoever read, such as `head`, has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except Exception as error:
     if args.debug or not deliberate(error):
       raise

@@ -399,3 +399,12 @@ def test_importing_costs_nothing():
   assert done.stdout == "[] 0.1.0 True\n"
   with pytest.raises(AttributeError, match="no attribute 'load_rum'"):
     _ = align_jax.load_rum
+
+
+def test_an_option_is_read_as_the_task_has_it():
+  assert cli._options("icon_scenes", [
+      "scenes=100", "split=validation", "english=false"]) == dict(
+          scenes=100, split="validation", english=False)
+  assert cli._options("pope", ["folder=7"]) == dict(folder="7")
+  with pytest.raises(InputError, match="'scenes' is not NAME=VALUE"):
+    cli._options("icon_scenes", ["scenes"])
