@@ -111,7 +111,7 @@ class Parts:
       tiling.places(self.image_size, self.image_size, self.image_size,
                     self.tokens_per_image, self.frame)
     return ImageReader(self.processor, self.image_size, data.max_pixels,
-                       tiling)
+                       tiling, data.scaled_decode)
 
   @functools.cached_property
   def annotate(self) -> Callable[[Example], dict[str, np.ndarray]] | None:

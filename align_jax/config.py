@@ -152,6 +152,9 @@ class DataConfig:
     streams: virtual data streams; global row r comes from stream r % streams.
     on_bad_sample: "error" or "quarantine".
     max_pixels: larger images are refused.
+    scaled_decode: JPEG files are decoded at a half, a quarter or an eighth of
+      their size where that is no smaller than the tower's images: faster, and
+      no longer the very pixels of the tower's own processor. Not of tiles.
     workers: threads that read and decode.
     features: a folder that `align-jax data features` wrote: a frozen tower's
       features of all images, which are read in their place; "" runs the
@@ -170,6 +173,7 @@ class DataConfig:
   streams: int = 1
   on_bad_sample: str = "error"
   max_pixels: int = 50_000_000
+  scaled_decode: bool = False
   workers: int = 2
   features: str = ""
 

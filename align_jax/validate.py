@@ -303,6 +303,8 @@ def _combinations(config: Config) -> Iterator[str]:
       for stage in config.stages for pattern in stage.train)):
     yield ("data.features: a stage trains the tower, whose features are "
            "others then")
+  if data.scaled_decode and data.tiling.kind:
+    yield "data.scaled_decode: tiles want every pixel of an image"
   if data.features and data.tiling.kind:
     yield "data.features: features are kept of whole images, not of tiles"
   fixed = [axis for axis in ("replica", "data", "fsdp", "tensor", "context")

@@ -41,6 +41,7 @@ BENCHMARKS = Registry("benchmark", {
     "connectors": "align_jax.bench.connectors:run",
     "first_step": "align_jax.bench.first_step:run",
     "generate": "align_jax.bench.generate:run",
+    "images": "align_jax.bench.images:run",
     "loader": "align_jax.bench.loader:run",
     "sea": "align_jax.bench.sea:run",
     "step": "align_jax.bench.step:run",

@@ -44,14 +44,18 @@ class ImageReader:
     size: H = W of what comes out.
     max_pixels: an image of more pixels is refused before it is decoded.
     tiling: how an image is cut into tiles; None: it is one.
+    scaled_decode: JPEG files of twice that size or more are decoded at a
+      half, a quarter or an eighth of theirs, which takes less than half the
+      time of decoding and resizing the whole.
   """
 
   def __init__(self, processor: Any, size: int, max_pixels: int = 50_000_000,
-               tiling: Tiling | None = None):
+               tiling: Tiling | None = None, scaled_decode: bool = False):
     self.processor = processor
     self.size = size
     self.max_pixels = max_pixels
     self.tiling = tiling
+    self.scaled_decode = scaled_decode
 
   def __call__(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
     """An image as one slot: pixels u8[H,W,3] and their valid box.
@@ -138,6 +142,8 @@ class ImageReader:
       if width * height > self.max_pixels:
         raise BadImage(f"{name} has {width} x {height} = {width * height:,} "
                        f"pixels, more than max_pixels = {self.max_pixels:,}")
+      if self.scaled_decode and picture is not image:  # not the caller's own
+        picture.draft(None, (self.size, self.size))
       return _rgb(ImageOps.exif_transpose(picture), name)
     except FileNotFoundError as error:
       raise BadImage(f"{name} does not exist") from error

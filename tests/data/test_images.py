@@ -149,3 +149,35 @@ def test_image_hashes(tmp_path):
 def test_processor_of_another_size(picture):
   with pytest.raises(ValueError, match="config and the tower's disagree"):
     ImageReader(clip(16), 32)(picture)
+
+
+def test_scaled_decoding_is_near_and_refuses_nothing_small():
+  ramp = np.linspace(0, 255, 96, dtype=np.uint8)
+  wide = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, ::-1], 128),
+                  axis=-1).astype(np.uint8)
+  file = io.BytesIO()
+  Image.fromarray(wide).save(file, "JPEG", quality=95, exif=turned())
+  whole, scaled = (ImageReader(None, 16, scaled_decode=on)(file.getvalue())[0]
+                   for on in (False, True))
+  assert 0 < np.abs(whole.astype(int) - scaled).max() <= 8  # and upright
+  # Not smaller than the tower's images, so not at all.
+  reader = ImageReader(None, 64, scaled_decode=True)
+  np.testing.assert_array_equal(
+      reader(file.getvalue())[0], ImageReader(None, 64)(file.getvalue())[0])
+  # The bound on pixels holds for the file as it is.
+  with pytest.raises(BadImage, match="96 x 96"):
+    ImageReader(None, 16, 100, scaled_decode=True)(file.getvalue())
+
+
+def test_an_opened_picture_stays_as_it_is():
+  file = io.BytesIO()
+  Image.new("RGB", (96, 96), "red").save(file, "JPEG")
+  own = Image.open(file)
+  ImageReader(None, 16, scaled_decode=True)(own)
+  assert own.size == (96, 96)
+
+
+def turned() -> Image.Exif:
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  return exif

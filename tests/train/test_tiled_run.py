@@ -99,6 +99,8 @@ def test_a_newline_of_the_models_own_ends_rows_for_any_connector(folder):
 
 @pytest.mark.parametrize("fields,text", [
     (["data.tiling.kind=coverge"], "did you mean 'coverage'"),
+    (["data.tiling.kind=coverage", "data.scaled_decode=true"],
+     "data.scaled_decode: tiles want every pixel"),
     (["data.tiling.kind=coverage", "data.tiling.options={'most': 3}"],
      "data.tiling.options.most: unknown option"),
     (["data.tiling.kind=coverage", "data.tiling.options={'max_tiles': 0}"],
