@@ -91,8 +91,11 @@ def predict(config: Config, stage: StageConfig, parts: Parts,
   moments = (_Moments(config, stage, parts, state, dict(mesh.shape),
                       tiled).all()
              if config.model.kind == "vlm" else {"update": gradients})
+  # Beside a batch a step is given a rate for each trainable, in f32; and the
+  # eight bytes of a random key, where it draws.
+  own = 4.0 * len(state.trained)
   return Memory(parameters, optimizer, gradients,
-                local_bytes(batch, tiled),
+                local_bytes(batch, tiled) + own,
                 max(max(moments.values()) - gradients, 0.0), moments)
 
 
