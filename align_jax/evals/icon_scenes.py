@@ -19,8 +19,8 @@ from align_jax.evals.integration import integration
 from align_jax.evals.plain_text import text_perplexity
 from align_jax.evals.tasks import Item
 from align_jax.labels.known import foreground
-from align_jax.labels.store import Labels
-from align_jax.objectives.words import read_words, word_tokens
+from align_jax.labels.store import Labels, read_words
+from align_jax.objectives.words import word_tokens
 
 # Words of plain English that no scene shows.
 _DISTRACTORS = 1000

@@ -11,8 +11,7 @@ from align_jax.hub.pretrained import load_processor, read_spec
 from align_jax.inspect.pictures import words_over_patches
 from align_jax.labels.job import image_key
 from align_jax.labels.known import foreground
-from align_jax.labels.store import Labels
-from align_jax.objectives.words import read_words
+from align_jax.labels.store import Labels, read_words
 
 
 def inspect_labels(folder: str | Path, images: int = 6,

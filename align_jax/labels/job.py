@@ -20,7 +20,7 @@ import numpy as np
 from align_jax.data.example import Example
 from align_jax.errors import InputError
 from align_jax.labels import store
-from align_jax.objectives.words import digest, read_words
+from align_jax.labels.store import digest, read_words
 from align_jax.ops.top_words import placed, top_words
 
 _TEXT = "text_features.npy"  # there while the job is not done

@@ -16,7 +16,7 @@ import numpy as np
 from align_jax.errors import InputError
 from align_jax.labels import store
 from align_jax.labels.job import Plan, image_key
-from align_jax.objectives.words import read_words
+from align_jax.labels.store import read_words
 
 KINDS = ("true", "shuffled")
 

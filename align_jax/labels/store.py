@@ -9,8 +9,9 @@ A record is an image's SHA-256 (of its file), its words i32[P,n] and their
 scores f16[P,n], -1 and 0 where a patch has fewer than n.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,35 @@ class Labels:
       raise InputError(f"{self.folder}: {INDEX} and the records disagree; "
                        "make the labels anew")
     return words, scores
+
+
+def read_words(path: str | Path) -> list[str]:
+  """A word list: UTF-8, one word or phrase a line, in order.
+
+  Raises:
+    InputError: no such file, an empty list, an empty line or a word twice;
+      all faults together.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise InputError(f"no word list {path}")
+  words = path.read_text(encoding="utf-8").splitlines()
+  seen: dict[str, int] = {}
+  faults = []
+  for line, word in enumerate(words, 1):
+    if not word.strip():
+      faults.append(f"{path}:{line}: empty")
+    elif seen.setdefault(word, line) != line:
+      faults.append(f"{path}:{line}: {word!r} is on line {seen[word]} too")
+  if not words:
+    faults.append(f"{path}: the word list is empty")
+  if faults:
+    more = len(faults) - 20
+    raise InputError("\n".join(
+        faults[:20] + ([f"... and {more} more"] if more > 0 else [])))
+  return words
+
+
+def digest(words: Sequence[str]) -> str:
+  """SHA-256 of a word list."""
+  return hashlib.sha256("\n".join(words).encode()).hexdigest()

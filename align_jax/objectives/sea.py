@@ -29,14 +29,14 @@ from align_jax.build import build
 from align_jax.config import Config
 from align_jax.errors import InputError
 from align_jax.labels.job import crop_of
-from align_jax.labels.store import WORDS, read_manifest
-from align_jax.objectives import patch_labels
-from align_jax.objectives.words import (
+from align_jax.labels.store import (
+  WORDS,
   digest,
+  read_manifest,
   read_words,
-  word_embeddings,
-  word_tokens,
 )
+from align_jax.objectives import patch_labels
+from align_jax.objectives.words import word_embeddings, word_tokens
 from align_jax.ops.info_nce import info_nce
 from align_jax.parallel.layout import ROWS, Layout
 

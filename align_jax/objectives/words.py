@@ -1,8 +1,6 @@
 """A word list in an LLM's tokens, and what its words mean to that LLM."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,38 +10,6 @@ import numpy as np
 from align_jax.errors import InputError
 from align_jax.ops.embed_lookup import embed_lookup
 from align_jax.parallel.layout import Layout
-
-
-def read_words(path: str | Path) -> list[str]:
-  """A word list: UTF-8, one word or phrase a line, in order.
-
-  Raises:
-    InputError: no such file, an empty list, an empty line or a word twice;
-      all faults together.
-  """
-  path = Path(path)
-  if not path.is_file():
-    raise InputError(f"no word list {path}")
-  words = path.read_text(encoding="utf-8").splitlines()
-  seen: dict[str, int] = {}
-  faults = []
-  for line, word in enumerate(words, 1):
-    if not word.strip():
-      faults.append(f"{path}:{line}: empty")
-    elif seen.setdefault(word, line) != line:
-      faults.append(f"{path}:{line}: {word!r} is on line {seen[word]} too")
-  if not words:
-    faults.append(f"{path}: the word list is empty")
-  if faults:
-    more = len(faults) - 20
-    raise InputError("\n".join(
-        faults[:20] + ([f"... and {more} more"] if more > 0 else [])))
-  return words
-
-
-def digest(words: Sequence[str]) -> str:
-  """SHA-256 of a word list."""
-  return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def word_tokens(words: Sequence[str], tokenizer: Any,

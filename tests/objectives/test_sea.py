@@ -17,6 +17,7 @@ from align_jax.config import (
   PartConfig,
 )
 from align_jax.errors import InputError
+from align_jax.labels.store import digest, read_words
 from align_jax.objectives import patch_labels, sea, words
 from align_jax.objectives.patch_cosine import PatchCosine
 from align_jax.parallel.layout import Layout
@@ -151,13 +152,13 @@ def test_a_bad_word_list_is_refused(tmp_path):
     words.word_tokens(["a", "42"], Letters())
   file = tmp_path / "words.txt"
   with pytest.raises(InputError, match="no word list"):
-    words.read_words(file)
+    read_words(file)
   file.write_text("")
   with pytest.raises(InputError, match="is empty"):
-    words.read_words(file)
+    read_words(file)
   file.write_text("dog\n\ncat\ndog\n")
   with pytest.raises(InputError) as error:
-    words.read_words(file)
+    read_words(file)
   assert ":2: empty" in str(error.value)
   assert ":4: 'dog' is on line 1 too" in str(error.value)
 
@@ -183,7 +184,7 @@ def write_labels(folder, **manifest):
   (folder / "index.npz").touch()
   (folder / "manifest.json").write_text(json.dumps(
       {"patches": P, "n": n, "crop": {"image_size": 10},
-       "words_sha256": words.digest(listed)} | manifest))
+       "words_sha256": digest(listed)} | manifest))
   return folder
 
 

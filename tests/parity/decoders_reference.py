@@ -1,13 +1,14 @@
 """Tiny random decoders of transformers, one a family, and how to ask them."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
-from align_jax.hub.faces import LoadedDecoder
+from align_jax.hub.faces import LoadedDecoder, load_decoder
 
 torch.set_num_threads(1)  # tiny models: threads only wait for each other
 
@@ -122,6 +123,26 @@ def greedy(model: Any, tokens: np.ndarray, mask: np.ndarray, count: int
 def difference(ours: Any, theirs: np.ndarray) -> float:
   return float(np.abs(np.asarray(ours) - theirs).max()
                / max(1.0, theirs.std()))
+
+
+def says_the_same(model: Any, seed: int, folder: Path
+                  ) -> tuple[LoadedDecoder, np.ndarray, np.ndarray]:
+  """Saves a model and reads it here: its logits, and greedily its tokens.
+
+  Returns:
+    (ours, the tokens that both read, their logits).
+  """
+  model.save_pretrained(folder)
+  tokens = np.random.default_rng(seed).integers(
+      0, model.config.vocab_size, (3, 29))
+  theirs = logits_of(model, tokens)
+  assert theirs.std() >= 1.0
+  ours = load_decoder(folder)
+  assert difference(ours(tokens), theirs) < 1e-4
+  np.testing.assert_array_equal(
+      ours.generate(tokens[:, :5], max_new_tokens=16, eos=()),
+      greedy(model, tokens[:, :5], np.ones((3, 5), int), 16))
+  return ours, tokens, theirs
 
 
 def changed(ours: LoadedDecoder, params: Any = None, **config: Any

@@ -24,18 +24,19 @@ from align_jax.hub.faces import LoadedDecoder, load_decoder  # noqa: E402
 from align_jax.hub.pretrained import read_spec, save_hf  # noqa: E402
 from align_jax.ops.rope import LongRope, YarnScaling  # noqa: E402
 from tests.parity.decoders_reference import (  # noqa: E402
-    BASE,
-    LENGTH,
-    VARIANTS,
-    V,
-    attention_of,
-    changed,
-    difference,
-    greedy,
-    logits_of,
-    randomise,
-    reference,
-    with_leaves,
+  BASE,
+  LENGTH,
+  VARIANTS,
+  V,
+  attention_of,
+  changed,
+  difference,
+  greedy,
+  logits_of,
+  randomise,
+  reference,
+  says_the_same,
+  with_leaves,
 )
 
 PROMPT, NEW = 9, 20
@@ -253,15 +254,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 def test_other_seeds_and_shapes(case: str, seed: int, tmp_path: Path) -> None:
   variant, changes = SHAPES[case]
   model = reference(variant, seed, **changes)
-  model.save_pretrained(tmp_path)
-  tokens = np.random.default_rng(seed).integers(0, V, (3, 29))
-  theirs = logits_of(model, tokens)
-  assert theirs.std() >= 1.0
-  ours = load_decoder(tmp_path)
-  assert difference(ours(tokens), theirs) < 1e-4
-  np.testing.assert_array_equal(
-      ours.generate(tokens[:, :5], max_new_tokens=16, eos=()),
-      greedy(model, tokens[:, :5], np.ones((3, 5), int), 16))
+  ours, tokens, theirs = says_the_same(model, seed, tmp_path)
   again = tmp_path / "again"
   save_hf(ours.params, ours.spec.family, ours.config, again)
   np.testing.assert_array_equal(
