@@ -317,6 +317,7 @@ class Own(Connector):
   depth: int = 2
 ''')
   monkeypatch.syspath_prepend(str(folder))
+  monkeypatch.setattr(CONNECTORS, "_entries", dict(CONNECTORS._entries))
   given = plain(load_config("mini/tiny:test_config_own"))
   with pytest.raises(ConfigError, match="unknown connector"):
     validate(given)
