@@ -4,6 +4,7 @@
             several images a record                     image_lists.py demon.py
             shards and hub files        webdataset.py parquet_chats.py, ...
             seeded views of another source's images     views.py
+            another source's words, to be copied        recall.py
             small worlds of which everything is known   icon_scenes.py
                                     icon_sets.py documents/ english.py
   render    an example as tokens with a loss mask       render.py
@@ -35,6 +36,7 @@ SOURCES = Registry("source", {
     "llava_558k": "align_jax.data.llava_558k:Llava558K",
     "llava_next": "align_jax.data.parquet_chats:LlavaNext",
     "mantis": "align_jax.data.parquet_chats:Mantis",
+    "recall": "align_jax.data.recall:Recall",
     "vcr_wiki": "align_jax.data.vcr_wiki:VcrWiki",
     "views": "align_jax.data.views:Views",
     "webdataset": "align_jax.data.webdataset:WebDataset",

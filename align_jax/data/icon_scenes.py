@@ -191,7 +191,11 @@ class IconScenes:
     return found
 
   def ask(self, scene: int) -> list[Question]:
-    """`questions` questions on a scene, yes and no equally often."""
+    """`questions` questions on a scene, yes and no equally often.
+
+    The word that is asked for stands last, where a small language model that
+    looks back for it needs one step less.
+    """
     _, chosen = self._chosen(scene)
     things = [Thing(name, color, (0, 0, 0, 0)) for name, color, _ in chosen]
     rng = self._rng(scene, "questions")
@@ -201,20 +205,20 @@ class IconScenes:
       kind = rng.choice(self.kinds)
       one = rng.choice(things)
       if kind == "thing":
-        out.append(Question(kind, f"what is the {one.color} thing?", one.name))
+        out.append(Question(kind, f"which thing is {one.color}", one.name))
       elif kind == "color":
-        out.append(Question(kind, f"what color is the {one.name}?",
+        out.append(Question(kind, f"which color is the {one.name}",
                             one.color))
       elif kind == "there":
         here = rng.random() < 0.5
         name = one.name if here else rng.choice(absent)
-        out.append(Question(kind, f"is there a {name}?",
+        out.append(Question(kind, f"is there a {name}",
                             "yes" if here else "no"))
       elif kind == "count":
-        out.append(Question(kind, "how many things are there?",
+        out.append(Question(kind, "how many things are there",
                             str(len(things))))
       else:
-        out.append(Question(kind, "what is in the picture?",
+        out.append(Question(kind, "what is in the picture",
                             " ".join(t.name for t in things)))
     return out
 

@@ -354,7 +354,9 @@ class Decoder(nn.Module):
 
   def setup(self) -> None:
     c = self.config
-    table = nn.initializers.normal(0.02)
+    # As a matrix of its width: at 0.02, which is usual for large models, one
+    # of width 128 learns to look back far later (configs/mini/lm.py).
+    table = nn.initializers.normal(c.width ** -0.5)
     self.embed_table = self.param("embed_vd", table, (c.vocab_size, c.width))
     if not c.tied_head:
       self.head_table = self.param("head_vd", table, (c.vocab_size, c.width))

@@ -78,12 +78,19 @@ def forward_products(config: Config, stage: StageConfig, parts: Parts,
     return _whole(config, stage, parts, shapes)
   model = parts.model
   tower = _tower(config, parts, shapes)
+  decoder = _times(_by_form(
+      model.decoder.config.products(config.data.row_length), parts,
+      config.data.row_length), rows)
+  if layer := model.connector.feedback_layer:
+    again = [p._replace(param="/connector/" + p.param if p.param else "")
+             for p in _connector(config, parts, shapes, again=True)]
+    at = next(i for i, p in enumerate(decoder)
+              if p.layer is not None and p.layer >= layer)
+    decoder[at:at] = _times(again, rows * slots)
   return {
       "tower": _times(tower, rows * slots),
       "connector": _times(_connector(config, parts, shapes), rows * slots),
-      "decoder": _times(_by_form(
-          model.decoder.config.products(config.data.row_length), parts,
-          config.data.row_length), rows),
+      "decoder": decoder,
       "head": [p for name in stage.objectives
                for p in _objective(name, config, stage, parts, shapes)],
   }
@@ -155,9 +162,9 @@ def _tower(config: Config, parts: Parts,
       _under("tower/", shapes), pixels)
 
 
-def _connector(config: Config, parts: Parts,
-               shapes: Mapping[str, Any]) -> list[Product]:
-  """Of one image."""
+def _connector(config: Config, parts: Parts, shapes: Mapping[str, Any],
+               again: bool = False) -> list[Product]:
+  """Of one image; or of another look at it, that the decoder asked for."""
   model = parts.make(Layout())
   decoder, tower = model.decoder.config, model.tower
   kind = CONNECTORS.get(config.model.connector.kind)
@@ -175,15 +182,17 @@ def _connector(config: Config, parts: Parts,
       (1, slots, patches, tower.config.width), dtype)
   table = jax.ShapeDtypeStruct((decoder.vocab_size, decoder.width), dtype)
   ids = jax.ShapeDtypeStruct((1, slots), jnp.int32)
+  asked = {"asked": jax.ShapeDtypeStruct(
+      (1, slots, decoder.width), dtype)} if again else {}
 
-  def connect(params, features, ids, extras):
+  def connect(params, features, ids, extras, asked):
     own = {k: v for k, v in params.items() if not k.startswith("/")}
     context = Context(params["/decoder/embed_vd"], ids, extras)
     return model.connector.apply(
-        {"params": unflatten(own)}, features, ids > 0, context).tokens
+        {"params": unflatten(own)}, features, ids > 0, context, **asked).tokens
 
   row = traced(connect, _under("connector/", shapes) | {
-      "/decoder/embed_vd": table}, features, ids, extras)
+      "/decoder/embed_vd": table}, features, ids, extras, asked)
   return _times(row, 1 / max(slots, 1))
 
 

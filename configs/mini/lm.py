@@ -60,6 +60,9 @@ def get_config(arg: str = "") -> ConfigDict:
   # An answer is a word or two, which much English would drown.
   english = {"sets": 0.02, "icons": 0.04, "documents": 0.01}[name]
 
+  recall = lambda **options: dict(kind="recall", options=dict(
+      source=next(iter(world.values()))[1], **options))
+
   c = ConfigDict()
   c.name = "mini_lm"
   c.seed = 0
@@ -77,18 +80,21 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mesh = ConfigDict(dict(data=1))
   c.data = ConfigDict(dict(
       sources={name: source for name, (_, source) in world.items()}
-      | dict(english=ENGLISH),
+      | dict(english=ENGLISH, few=recall(words=8, known=32), all=recall()),
       # An answer is a word of those before it: behind a space, as there, it
       # is the same token.
-      template="blip", rows=4, row_length=416, images_per_row=1,
-      labels_per_row=416, pack=True, streams=1))
-  c.stages = [dict(
-      name="text", steps=STEPS.get(name, 1500), train={"decoder/*": 3e-3},
-      objectives={"next_token": 1.0},
-      data={name: weight for name, (weight, _) in world.items()}
-      | dict(english=english),
-      schedule="cosine", warmup=0.05, weight_decay=0.02, b2=0.98,
-      clip_norm=1.0)]
+      template="blip", rows=8, row_length=208, images_per_row=1,
+      labels_per_row=208, pack=True, streams=1))
+  stage = lambda name, steps, data, schedule: dict(
+      name=name, steps=steps, train={"decoder/*": 3e-3},
+      objectives={"next_token": 1.0}, data=data, schedule=schedule,
+      warmup=0.05, weight_decay=0.02, b2=0.98, clip_norm=1.0)
+  c.stages = [
+      stage("few", 900, dict(few=1.0), "constant"),
+      stage("all", 1000, dict(all=1.0), "constant"),
+      stage("text", STEPS.get(name, 1500), {
+          name: weight for name, (weight, _) in world.items()}
+          | dict(english=english, all=0.1), "cosine")]
   c.log_every = 25
   c.save_every = 500
   return c

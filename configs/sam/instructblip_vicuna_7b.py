@@ -25,11 +25,10 @@ and the LLM keep the last 128 tokens each. InstructBLIP's tokenizer must have
 hub's tokenizer_config.json says so too); FOLDER holds the Q-Former's, BERT's
 with "[DEC]" (`qformer_tokenizer` of the hub's model).
 
-Not planned for TPUs to the end yet. On the step of connector=sam the compiler
-of libtpu 0.0.42.1 overflows its stack; `plan` gives it a larger one
-(parallel/topology.py), and so on TPUs should who trains:
-LIBTPU_INIT_ARGS=--fibers_default_thread_stack_size=1048576. The others were
-not tried.
+On the step of connector=sam the compiler of libtpu 0.0.42.1 overflows its
+stack unless it has a larger one, as `plan` gives it (parallel/topology.py) and
+on TPUs who trains should:
+LIBTPU_INIT_ARGS=--fibers_default_thread_stack_size=1048576.
 
 MmLINK, on which SAM was trained, is not published: the data are our stand-in,
 `align-jax data build linked_images`. Learning rate, batch, epochs and warm-up
@@ -49,6 +48,13 @@ PLANS = ("connector=sam", "connector=sam,preset=paper", "connector=vpg_c",
 TRAINED = {"sam": {"connector/guidance/*": 1e-4},
            "vpg_c": {"connector/again_*": 1e-4},
            "qformer": {"connector/*": 1e-5}}
+
+# Why a goal of `make plan-all` is missed; measured with libtpu 0.0.42.1.
+_KEPT = {"T5": "what a connector keeps for its backward pass is not counted: "
+               "here states and scores of the Q-Former's layers, up to 9 GB"}
+_MOVED = {"T3": "1.17: the compiler gathers some matrices of the frozen layers "
+                "for what is computed again and once more for its gradient"}
+MISSES = {"sam": _MOVED | _KEPT, "qformer": _MOVED | _KEPT, "vpg_c": _KEPT}
 
 SAMPLES, BATCH = 69_000, 128  # MmLINK's size; not stated; ours
 
@@ -94,5 +100,5 @@ def get_config(arg: str = "") -> ConfigDict:
       name="guide", steps=-(-SAMPLES // BATCH), train=TRAINED[kind],
       objectives={"next_token": 1.0}, data={"sets": 1.0},
       schedule="cosine", warmup=0.03, weight_decay=0.05, clip_norm=1.0)]
-  c.plan = ConfigDict(dict(topology="v5e:2x4", misses={}))
+  c.plan = ConfigDict(dict(topology="v5e:2x4", misses=MISSES[kind]))
   return c

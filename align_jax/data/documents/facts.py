@@ -204,12 +204,12 @@ def ask(rng: random.Random, shown: Document) -> Question:
     name = shown.columns[column - 1]
     return Question(
         f"covered_{'hard' if shown.hard else 'easy'}",
-        f"what is the {name} of {shown.rows[row][0]}?",
+        f"what is the {name} of {shown.rows[row][0]}",
         shown.rows[row][column], closed(name))
   column = rng.randrange(len(shown.columns))
   name = shown.columns[column]
   if shown.kind == "form":
-    return Question("field", f"what is the {name}?", shown.rows[0][column],
+    return Question("field", f"what is the {name}", shown.rows[0][column],
                     closed(name))
   values = [_number(row[column + 1]) for row in shown.rows]
   if None not in values and values.count(max(values)) == 1 and (
@@ -218,7 +218,7 @@ def ask(rng: random.Random, shown: Document) -> Question:
     return Question("most", f"which has the most {name}?", best,
                     closed("name"))
   row = rng.choice(shown.rows)
-  return Question("cell", f"what is the {name} of {row[0]}?",
+  return Question("cell", f"what is the {name} of {row[0]}",
                   row[column + 1], closed(name))
 
 
