@@ -190,7 +190,7 @@ class Align(Connector):
 
   @classmethod
   def products(cls, patches: int, width: int, dim_out: int, vocab_size: int,
-               keep_words: tuple[int, ...] = (), **options: Any
+               /, keep_words: tuple[int, ...] = (), **options: Any
                ) -> list[Product]:
     """W1, W2 and the mean of embeddings: 2 P (C D + 2 V D) an image.
 

@@ -147,7 +147,7 @@ class Connector(nn.Module):
 
   @classmethod
   def products(cls, patches: int, width: int, dim_out: int, vocab_size: int,
-               **options: Any) -> list[Product] | None:
+               /, **options: Any) -> list[Product] | None:
     """Matrix products of one image of `patches` features of `width` (C).
 
     None, the default: they are counted by tracing the connector. One that

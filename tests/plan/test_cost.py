@@ -206,6 +206,40 @@ def test_upper_half_trained_costs_gradients_of_the_upper_half_alone():
   assert half["tower"].model < whole["tower"].model / 2.5
 
 
+def test_a_second_look_costs_gradients_of_the_layers_above_it_alone():
+  """The first layer has no trainable before it, the second has W_q, W_p."""
+  config = _config(**SMALL, train={"connector/again_*": 1e-5})
+  connector = ConnectorConfig("vpg_c", dict(
+      queries=4, depth=2, width=12, heads=2, mlp_width=20, layer=1))
+  config = dataclasses.replace(config, model=dataclasses.replace(
+      config.model, connector=connector))
+  parts, shapes = _shapes(config)
+  listed = cost.forward_products(
+      config, config.stages[0], parts, shapes)["decoder"]
+  flops = lambda layer, own: sum(
+      p.flops for p in listed if p.layer == layer and bool(p.param) == own
+      and not p.param.startswith("/"))
+  paths = [p.param for p in listed]
+  ask = paths.index("/connector/again_ask_de")
+  tell = paths.index("/connector/again_tell_ed")
+  assert {p.layer for p in listed[:ask]} == {0}
+  assert {p.layer for p in listed[tell + 1:]} == {1}
+  assert listed[ask].flops == 2 * 8 * 16 * 12  # an image a row, D x E
+  assert listed[tell].flops == 2 * 8 * 4 * 12 * 16  # four queries each
+  without = [p for p in listed if not p.param.startswith("/connector")
+             and p.layer is not None]
+  trained = trainables(shapes, config.stages[0].train)
+  above = cost.training_cost({"decoder": without}, trained, shapes, "none")
+  assert above["decoder"].model == sum(p.flops for p in without)
+  costs, _ = _cost(config)
+  looks = cost.training_cost(
+      {"connector": [p for p in listed[ask:tell + 1]]}, trained, shapes,
+      "none")["connector"].model
+  assert costs["decoder"].model == pytest.approx(
+      flops(0, True) + flops(0, False) + looks
+      + 2 * flops(1, True) + 3 * flops(1, False))
+
+
 def test_what_a_plan_without_a_compiler_takes_attention_to_run_as():
   axes = dict.fromkeys(AXES, 1)
   long = _config(row_length=4096)
