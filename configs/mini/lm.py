@@ -90,8 +90,8 @@ def get_config(arg: str = "") -> ConfigDict:
       objectives={"next_token": 1.0}, data=data, schedule=schedule,
       warmup=0.05, weight_decay=0.02, b2=0.98, clip_norm=1.0)
   c.stages = [
-      stage("few", 900, dict(few=1.0), "constant"),
-      stage("all", 1000, dict(all=1.0), "constant"),
+      stage("few", 800, dict(few=1.0), "constant"),
+      stage("all", 700, dict(all=1.0), "constant"),
       stage("text", STEPS.get(name, 1500), {
           name: weight for name, (weight, _) in world.items()}
           | dict(english=english, all=0.1), "cosine")]

@@ -51,7 +51,10 @@ def looks(arm: str) -> dict[str, tuple[str, ...]]:
   return found
 
 
-def cell(arm: str, seed: int, exploratory: bool) -> Cell:
+def cell(arm: str, seed: int, exploratory: bool, lm: str = "") -> Cell:
+  if lm:
+    return Cell(f"{arm}_{lm}", f"mini/alignvlm:arm={arm},from={{work}},lm={lm}",
+                seed, evaluate={"scoring": "both"}, exploratory=exploratory)
   more = {} if seed else {"noise": NOISE, "noise_absolute": NOISE}
   return Cell(arm, f"mini/alignvlm:arm={arm},from={{work}}", seed,
               evaluate={"scoring": "both"} | more, exploratory=exploratory,
@@ -66,7 +69,9 @@ def get_study() -> Study:
       primary=("align", "mlp_wide"),
       cells={f"{arm}-{seed}": cell(arm, seed, False)
              for arm in PRIMARY for seed in SEEDS}
-      | {f"{arm}-0": cell(arm, 0, True) for arm in EXPLORATORY},
+      | {f"{arm}-0": cell(arm, 0, True) for arm in EXPLORATORY}
+      | {f"{arm}_smollm2-0": cell(arm, 0, True, "smollm2")
+         for arm in ("align", "mlp_wide")},
       prepare=(
           trained("tower", "mini/doc_clip", 1024, "hf-clip", [source(
               split="tower", form="captions", documents=6000,
@@ -87,7 +92,9 @@ def get_study() -> Study:
           overrides={"eval.options.split": "validation",
                      "eval.options.documents": 150,
                      "stages[0].steps": CELL.stages[0]["steps"] // 2},
-          evaluate={"scoring": "generate", "no_blind": True}),
+          evaluate={"scoring": "generate", "no_blind": True},
+          # At hours a rate, the real model takes the rate of the config.
+          fixed=("align_smollm2", "mlp_wide_smollm2")),
       columns=(
           Column("trained parameters", "train/trained_parameters", "count"),
           Column("accuracy", "accuracy", interval="ci95"),
@@ -119,7 +126,9 @@ def get_study() -> Study:
           "align_random_w2: W2 does not start as the head. "
           "align_random_table: a random table with the mean and covariance of "
           "the words'. Prior: the best training answer to each question. "
-          "Covered: the lower half of a value is hidden, or all but a sliver.",
+          "Covered: the lower half of a value is hidden, or all but a sliver. "
+          "_smollm2: the contrast once more with the real SmolLM2-135M, 100 "
+          "steps of two rows for six, 100 test documents.",
           "With seed 0 alone: kept at noise s, of what looking gives, with "
           "Gaussian noise of s standard deviations of the features, or of s "
           "in their own units; cosine of visual tokens with and without noise "

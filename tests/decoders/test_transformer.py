@@ -31,8 +31,8 @@ def params() -> Any:
       jax.random.key(0), ids, ids, ids)["params"]
   # Peaked attention, so that leaks would show.
   return {**made, "layers": {**made["layers"],
-                             "q_dhk": made["layers"]["q_dhk"] * 4},
-          "embed_vd": made["embed_vd"] * 40}
+                             "q_dhk": made["layers"]["q_dhk"] * 2},
+          "embed_vd": made["embed_vd"] * 4}
 
 
 def _logits(params: Any, tokens: Any, positions: Any = None,

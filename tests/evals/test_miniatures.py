@@ -51,12 +51,12 @@ def small(preparation: Preparation) -> Preparation:
     command = [few(word) for word in command]
     for name, sizes in TINY.items():
       if any(word.startswith(f"{name}:") for word in command):
+        given = load_config(command[command.index("--config") + 1])
         command += [f"--config.{size}" for size in (
-            *sizes, "stages[0].steps=2", *(
-                f"data.sources.{s}={few(source.to_json())}"
-                for s, source in load_config(
-                    command[command.index("--config") + 1]
-                    ).data.sources.items()))]
+            *sizes, *(f"stages[{at}].steps=2"
+                      for at in range(len(given.stages))),
+            *(f"data.sources.{s}={few(source.to_json())}"
+              for s, source in given.data.sources.items()))]
     commands.append(tuple(command))
   return dataclasses.replace(preparation, commands=tuple(commands))
 
@@ -66,9 +66,13 @@ def few(text: str) -> str:
   if not text.startswith('{"'):
     return text
   source = json.loads(text)
-  for name in ("scenes", "sets", "documents"):
-    if name in source.get("options", {}):
-      source["options"][name] = int(FEW)
+  inner = source
+  while inner:  # of a source that reads another, that one has the samples
+    options = inner.get("options", {})
+    for name in ("scenes", "sets", "documents"):
+      if name in options:
+        options[name] = int(FEW)
+    inner = options.get("source")
   return json.dumps(source)
 
 
