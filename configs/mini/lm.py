@@ -5,6 +5,17 @@
 
 One million parameters. In the world's text captions stand where a
 picture will stand later, so that it can answer once pictures are words to it.
+
+  stage "few"   lists of a few words, of which one asks for the next: looking
+                back is learnt of a sudden, with some seeds after 300 steps
+  stage "all"   the same with all words of the world
+  stage "text"  the world's questions and English
+
+Without the lists it copied nothing after 1,200 steps of the world's text; once
+it looks back, 300 steps of it teach to name all things of a scene (96 %).
+That was seen with a trainer of a few lines; this config is not tuned yet, and
+in 800 steps of lists of eight words among 32 it had not learnt it.
+
 The tokenizer is one of `align-jax data tokenizer`; a study's preparations do
 all of it (configs/mini/study_sea.py). A sixth of the English is held out for
 perplexity.
@@ -80,11 +91,13 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mesh = ConfigDict(dict(data=1))
   c.data = ConfigDict(dict(
       sources={name: source for name, (_, source) in world.items()}
-      | dict(english=ENGLISH, few=recall(words=8, known=32), all=recall()),
+      | dict(english=ENGLISH, few=recall(words=5, known=16), all=recall()),
       # An answer is a word of those before it: behind a space, as there, it
       # is the same token.
-      template="blip", rows=8, row_length=208, images_per_row=1,
-      labels_per_row=208, pack=True, streams=1))
+      template="blip", rows=5, row_length=320, images_per_row=1,
+      labels_per_row=320, pack=True, streams=1))
+  # As short and as few as they are, there is little beside looking back that
+  # helps. Untuned.
   stage = lambda name, steps, data, schedule: dict(
       name=name, steps=steps, train={"decoder/*": 3e-3},
       objectives={"next_token": 1.0}, data=data, schedule=schedule,
