@@ -2,9 +2,9 @@
 
 A language model answers from a text by finding what was asked for in it and
 saying what stands there. A small one that is trained on a world's questions
-alone has not learnt that after a million of their tokens. Lists teach it:
-little else can be learnt from them, and of few words it is learnt at once,
-of others then soon after.
+alone has not learnt that after a million of their tokens. Lists teach it,
+since little else can be learnt from them: the shorter they are and the fewer
+their words, the sooner.
 """
 
 import random
@@ -29,13 +29,17 @@ class Recall:
   Attributes:
     of: the source whose texts' words these are.
     words: of a list, all different.
-    known: so many of the source's words alone, those met first; 0 is all.
     questions: asked of each list.
     seed: of all draws; sample i is drawn from (seed, i) alone.
   """
 
   def __init__(self, source: dict[str, Any], words: int = 16, known: int = 0,
                questions: int = 8, seed: int = 0):
+    """known: so many of the source's words alone, those met first; 0: all.
+
+    Raises:
+      InputError: options out of bounds, or a source with fewer words.
+    """
     from align_jax.data import SOURCES
     faults = [f"{name} is {value} (at least {floor})" for name, value, floor in
               (("words", words, 3), ("questions", questions, 1),
@@ -44,7 +48,7 @@ class Recall:
       raise InputError("recall: " + "; ".join(faults))
     self.of = SOURCES.get(source["kind"])(**source.get("options", {}))
     self.words, self.questions, self.seed = words, questions, seed
-    self.known = self._met(0, known)[:known] if known else []
+    self._known = self._met(0, known)[:known] if known else []
 
   def __len__(self) -> int:
     return len(self.of)
@@ -56,7 +60,7 @@ class Recall:
       InputError: the source has fewer words.
     """
     rng = random.Random(f"recall/{self.seed}/{index}")
-    said = rng.sample(self.known or self._met(index, self.words), self.words)
+    said = rng.sample(self._known or self._met(index, self.words), self.words)
     conversation, shown = [], said
     for _ in range(self.questions):
       at = rng.randint(1, self.words - 2)

@@ -82,10 +82,13 @@ def forward_products(config: Config, stage: StageConfig, parts: Parts,
       model.decoder.config.products(config.data.row_length), parts,
       config.data.row_length), rows)
   if layer := model.connector.feedback_layer:
-    again = [p._replace(param="/connector/" + p.param if p.param else "")
-             for p in _connector(config, parts, shapes, again=True)]
-    at = next(i for i, p in enumerate(decoder)
-              if p.layer is not None and p.layer >= layer)
+    # Between two layers of the decoder, so that only those above it pass on
+    # gradients for its sake.
+    own = lambda path: path if path[:1] in ("", "/") else f"/connector/{path}"
+    again = [p._replace(param=own(p.param)) for p in _connector(
+        config, parts, shapes, again=True)]
+    at = next((i for i, p in enumerate(decoder)
+               if p.layer is not None and p.layer >= layer), len(decoder))
     decoder[at:at] = _times(again, rows * slots)
   return {
       "tower": _times(tower, rows * slots),

@@ -215,7 +215,7 @@ def ask(rng: random.Random, shown: Document) -> Question:
   if None not in values and values.count(max(values)) == 1 and (
       rng.random() < 0.25):
     best = shown.rows[values.index(max(values))][0]
-    return Question("most", f"which has the most {name}?", best,
+    return Question("most", f"which has the most {name}", best,
                     closed("name"))
   row = rng.choice(shown.rows)
   return Question("cell", f"what is the {name} of {row[0]}",
