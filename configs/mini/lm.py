@@ -97,8 +97,6 @@ def get_config(arg: str = "") -> ConfigDict:
       # is the same token.
       template="blip", rows=5, row_length=320, images_per_row=1,
       labels_per_row=320, pack=True, streams=1))
-  # As short and as few as they are, there is little beside looking back that
-  # helps. Untuned.
   stage = lambda name, steps, data, schedule: dict(
       name=name, steps=steps, train={"decoder/*": 3e-3},
       objectives={"next_token": 1.0}, data=data, schedule=schedule,
