@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 # The world: 112 of the icons' words, six things in a picture.
 WORLD = dict(things=6, words=112)
 SINGLE = dict(least=4, most=6, words=112,
-              kinds=("names", "thing", "color", "there"))
+              kinds=("names", "thing", "there"))
 SCENES, SETS = 12_000, 1200
 SIZES = dict(queries=3, depth=12, period=2, width=64, heads=4, mlp_width=256,
              words=2048, positions=16, instruction_length=16)
@@ -103,7 +103,7 @@ def get_config(arg: str = "") -> ConfigDict:
       max_new_tokens=12) if not base else dict(
           task="icon_scenes", batch=64, max_new_tokens=12, options=dict(
               scenes=100, alignment=False, scene=dict(SINGLE, kinds=(
-                  "thing", "color", "there")))))
+                  "thing", "there")))))
   c.log_every = 25
   c.save_every = 1000
   return c

@@ -14,6 +14,9 @@ from align_jax.labels.presets import TRAINING
 # Of the split "train". The connector sees each of them some times.
 SCENES = 6000
 
+# What the language model can answer from a caption (configs/mini/lm.py).
+KINDS = ("thing", "there", "count")
+
 # Of an arm: a preset of align_jax/labels/presets.py and the labels that it
 # trains on, which configs/mini/study_sea.py makes. All arms have the same
 # lambda, window and learning rate of the temperature.
@@ -59,7 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = ConfigDict(dict(
       sources=dict(captions=captions, turns=dict(
           kind="icon_scenes", options=dict(
-              split="train", form="turns", scenes=SCENES))),
+              split="train", form="turns", scenes=SCENES, kinds=KINDS))),
       features=f"{made}/features/features",
       # As the language model was trained.
       template="blip", rows=8, row_length=136, images_per_row=5,
@@ -79,7 +82,8 @@ def get_config(arg: str = "") -> ConfigDict:
       train={"connector/*": 5e-4, "decoder/*": 5e-4},
       objectives={"next_token": 1.0}, data=dict(turns=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)]
-  c.eval = ConfigDict(dict(task="icon_scenes", options={}, batch=64,
+  c.eval = ConfigDict(dict(task="icon_scenes", options=dict(
+      scene=dict(kinds=KINDS)), batch=64,
                            max_new_tokens=6))
   c.log_every = 25
   c.save_every = 250
@@ -102,4 +106,4 @@ def _with_smollm2(c: ConfigDict) -> None:
     stage["steps"] = 100
   c.stages[1]["train"] = {"connector/*": 5e-4,
                           "decoder/layers/*_lora_*": 5e-4}
-  c.eval.options = dict(scenes=100, english=False)
+  c.eval.options.update(scenes=100, english=False)

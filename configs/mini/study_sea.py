@@ -109,7 +109,8 @@ def get_study() -> Study:
       ),
       notes=(
           "Icon scenes: two to five of some 250 one-word things, each in a "
-          "colour; four questions on each of 250 test scenes. A language "
+          "colour; four questions on each of 250 test scenes: which thing has a "
+          "colour, whether a thing is there, how many there are. A language "
           "model of a million parameters that was trained on the world's "
           "text and on Python's manual, and a CLIP of the same world, trained "
           "on images of its own; 9 visual tokens a scene. Two stages, 150 and "
