@@ -21,11 +21,11 @@ from align_jax.data.linked_images.scenes import COLORS, pale
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-FORMS = ("captions", "names", "questions", "turns", "told", "said")
+FORMS = ("captions", "names", "questions", "turns", "told", "placed", "said")
 SPLITS = ("text", "tower", "train", "validation", "test")
 _MOST = 5  # things in a scene, unless more are asked for
-# Kinds of questions; the last is asked where it is named.
-KINDS = ("thing", "color", "there", "count", "names")
+# Kinds of questions; all but the first four are asked where they are named.
+KINDS = ("thing", "color", "there", "count", "first", "last", "names")
 _ACROSS = 3  # cells across, each for one thing
 
 
@@ -66,6 +66,7 @@ class IconScenes:
   "questions"  a scene and one question on it
   "turns"      a scene and all questions on it, one after the other
   "told"       as "turns", with the caption in place of the image
+  "placed"     likewise, with a word or a dot for each ninth of the image
   "said"       a caption and no image
 
   Attributes:
@@ -87,7 +88,7 @@ class IconScenes:
   def __init__(self, split: str = "train", form: str = "questions",
                scenes: int = 10_000, questions: int = 4, size: int = 96,
                seed: int = 0, least: int = 2, most: int = _MOST,
-               kinds: Sequence[str] = KINDS[:-1], words: int = 0,
+               kinds: Sequence[str] = KINDS[:4], words: int = 0,
                copies: int = 1):
     faults = [f"{given!r} is none of {', '.join(allowed)}"
               f"{nearest(given, allowed)}"
@@ -129,8 +130,9 @@ class IconScenes:
       turns = [self.ask(scene)[number][1:]]
     else:
       turns = [q[1:] for q in self.ask(scene)]
-    shown = {"told": self.caption(scene), "said": ""}.get(
-        self.form, PLACEHOLDER)
+    shown = {"told": self.caption, "placed": self.cells,
+             "said": lambda scene: ""}.get(
+                 self.form, lambda scene: PLACEHOLDER)(scene)
     said = []
     for at, (asked, answer) in enumerate(turns):
       first = [shown] if shown and not at else []
@@ -167,6 +169,13 @@ class IconScenes:
     names = list(names)
     return " and ".join(
         part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+  def cells(self, scene: int) -> str:
+    """"here: cat . . . anchor . . . ." of a scene, row by row."""
+    said = ["."] * _ACROSS ** 2
+    for name, _, place in self._chosen(scene)[1]:
+      said[place] = name
+    return " ".join(["here:", *said])
 
   def truth(self, scene: int, grid: int, least: float = 0.25,
             ) -> list[set[str]]:
@@ -217,6 +226,9 @@ class IconScenes:
       elif kind == "count":
         out.append(Question(kind, "how many things are there",
                             str(len(things))))
+      elif kind in ("first", "last"):
+        out.append(Question(kind, f"which thing comes {kind}",
+                            things[-(kind == "last")].name))
       else:
         out.append(Question(kind, "what is in the picture",
                             " ".join(t.name for t in things)))
@@ -263,7 +275,8 @@ class IconScenes:
 
 def answers(words: int = 0) -> dict[str, tuple[str, ...]]:
   """The closed set of answers to each kind of question that has one."""
-  return {"thing": concepts(words), "color": tuple(COLORS),
+  return {**dict.fromkeys(("thing", "first", "last"), concepts(words)),
+          "color": tuple(COLORS),
           "there": ("yes", "no"),
           "count": tuple(str(n) for n in range(2, _MOST + 1))}
 

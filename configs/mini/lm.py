@@ -3,8 +3,8 @@
   align-jax train --config mini/lm:tokenizer=DIR --workdir runs/mini_lm
   align-jax convert export runs/mini_lm DIR --to hf-decoder
 
-One million parameters. In the world's text captions stand where a
-picture will stand later, so that it can answer once pictures are words to it.
+One million parameters. In the world's text words stand where a picture will
+stand later, so that it can answer once pictures are words to it.
 
   stage "lists"  lists of words, of which one asks for the next
   stage "text"   the world's questions and English
@@ -29,13 +29,10 @@ SINGLE = dict(least=4, most=6, words=112,
 # The text of each world: a source with the weight of its samples.
 WORLDS = {
     "icons": {
-        # To name all is what a caption asks for. No "color", which stands
-        # before its thing: it looked forward alone after 1,200 such steps.
-        "told": (0.7, dict(kind="icon_scenes", options=dict(
-            split="text", form="told", scenes=SCENES, kinds=(
-                "names", "thing", "there", "count")))),
-        "said": (0.1, dict(kind="icon_scenes", options=dict(
-            split="text", form="said", scenes=SCENES)))},
+        # As a picture's nine tokens are once each is the word of its patch.
+        "placed": (0.8, dict(kind="icon_scenes", options=dict(
+            split="text", form="placed", scenes=SCENES, kinds=(
+                "names", "first", "last", "there", "count"))))},
     "documents": {
         "told": (0.89, dict(kind="documents", options=dict(
             split="text", form="told", documents=4 * SCENES, questions=6))),

@@ -1,6 +1,7 @@
 """SEA in miniature: both stages on icon scenes, one arm of its study.
 
-  stage pretrain   captions; the connector alone, with the arm's labels
+  stage pretrain   the names of all things, as a caption; the connector alone,
+                   with the arm's labels
   stage instruct   questions; connector and language model, without labels
 
 Tower and language model are those of configs/mini/study_sea.py, whose
@@ -14,8 +15,9 @@ from align_jax.labels.presets import TRAINING
 # Of the split "train". The connector sees each of them some times.
 SCENES = 6000
 
-# What the language model can answer from a caption (configs/mini/lm.py).
-KINDS = ("thing", "there", "count")
+# What the language model answers where a word stands for each patch
+# (configs/mini/lm.py).
+KINDS = ("first", "last", "there", "count")
 
 # Of an arm: a preset of align_jax/labels/presets.py and the labels that it
 # trains on, which configs/mini/study_sea.py makes. All arms have the same
@@ -43,7 +45,8 @@ def get_config(arg: str = "") -> ConfigDict:
     labels = f"{made}/labels_{ARMS[arm][1]}/labels"
 
   captions = dict(kind="icon_scenes", options=dict(
-      split="train", form="captions", scenes=SCENES))
+      split="train", form="turns", scenes=SCENES, questions=1,
+      kinds=("names",)))
   if sea:
     captions = dict(kind="labelled", options=dict(
         source=captions, labels=labels,
@@ -68,7 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
       template="blip", rows=8, row_length=136, images_per_row=5,
       labels_per_row=88, pack=True, streams=1))
   pretrain = dict(
-      name="pretrain", steps=150, train={"connector/*": 2e-3},
+      name="pretrain", steps=600, train={"connector/*": 5e-3},
       objectives={"next_token": 1.0}, data=dict(captions=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)
   if sea:
@@ -78,7 +81,7 @@ def get_config(arg: str = "") -> ConfigDict:
     pretrain["train"]["sea_log_scale"] = sea["rate"]
     pretrain["objectives"]["sea"] = sea["weight"]
   c.stages = [pretrain, dict(
-      name="instruct", steps=200,
+      name="instruct", steps=400,
       train={"connector/*": 5e-4, "decoder/*": 5e-4},
       objectives={"next_token": 1.0}, data=dict(turns=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)]

@@ -29,8 +29,8 @@ def source(**options: object) -> str:
 
 SCENES = source(split="train", form="captions",
                 scenes=CELL.data.sources.turns.options.scenes)
-TEXT = [source(split="text", form=form, scenes=6000)
-        for form in ("told", "said")]
+TEXT = source(split="text", form="placed", scenes=6000, kinds=(
+    "names", "first", "last", "there", "count"))
 
 
 def labels(name: str, preset: str, sign: str) -> Preparation:
@@ -69,7 +69,7 @@ def get_study() -> Study:
               ends=True),
           trained("lm", "mini/lm",
                   TEXT_MODEL.model.decoder.config.vocab_size, "hf-decoder",
-                  [*TEXT, TEXT_MODEL.data.sources.english.to_json()]),
+                  [TEXT, TEXT_MODEL.data.sources.english.to_json()]),
           Preparation("words", ((
               "data", "build", "icon_words", "--data-dir",
               f"{AT}/words"),)),
@@ -83,7 +83,7 @@ def get_study() -> Study:
           controls("true"),
       ),
       tuning=Tuning(
-          rates=(1e-3, 2e-3, 4e-3), field="stages[0].train.connector/*",
+          rates=(2.5e-3, 5e-3, 1e-2), field="stages[0].train.connector/*",
           overrides={"eval.options.split": "validation",
                      "eval.options.english": False},
           evaluate={"scoring": "generate"},
@@ -109,13 +109,15 @@ def get_study() -> Study:
       ),
       notes=(
           "Icon scenes: two to five of some 250 one-word things, each in a "
-          "colour; four questions on each of 250 test scenes: which thing has a "
-          "colour, whether a thing is there, how many there are. A language "
-          "model of a million parameters that was trained on the world's "
-          "text and on Python's manual, and a CLIP of the same world, trained "
-          "on images of its own; 9 visual tokens a scene. Two stages, 150 and "
-          "200 steps: captions for the connector with SEA's loss where the "
-          "arm has labels, then questions for connector and language model.",
+          "colour; four questions on each of 250 test scenes: which thing "
+          "comes first, which last, whether a thing is there, how many there "
+          "are. A language model of a million parameters that was trained on "
+          "such questions, with a word for each patch in place of the image, "
+          "and on Python's manual, and a CLIP of the same world, trained on "
+          "images of its own; 9 visual tokens a scene. Two stages, 600 and "
+          "400 steps: the names of all things for the connector, with SEA's "
+          "loss where the arm has labels; then questions for connector and "
+          "language model.",
           "off: no labels. recommended: the CLIP's labels through attention "
           "among its values (CLIP Surgery), one word a patch. shuffled: "
           "the same, of another scene. true: what is there. paper: raw "

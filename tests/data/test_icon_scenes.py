@@ -91,6 +91,21 @@ def test_answers_are_true(source):
   assert abs(yes / kinds["there"] - 0.5) < 0.12
 
 
+def test_a_word_or_a_dot_stands_for_each_ninth_of_a_scene():
+  source = IconScenes(form="placed", scenes=40, kinds=("first", "last"))
+  for scene in range(40):
+    said = source[scene]["conversation"]
+    here, *cells = said[0]["content"].split("\n")[0].split()
+    assert here == "here:" and source[scene]["images"] == []
+    truth = source.truth(scene, 3)
+    assert [{c} - {"."} for c in cells] == truth
+    named = [c for c in cells if c != "."]
+    for kind, question, answer in source.ask(scene):
+      assert question == f"which thing comes {kind}"
+      assert answer == named[{"first": 0, "last": -1}[kind]]
+      assert answer in answers()[kind]
+
+
 def test_samples_are_questions_on_scenes(source):
   assert len(source) == 600
   example = source[13]
