@@ -21,7 +21,7 @@ KINDS = ("first", "last", "there", "count")
 
 # Of an arm: a preset of align_jax/labels/presets.py and the labels that it
 # trains on, which configs/mini/study_sea.py makes. All arms have the same
-# lambda, window and learning rate of the temperature.
+# lambda and learning rate of the temperature.
 ARMS = {
     "off": None,
     "paper": ("paper", "paper"),
@@ -76,8 +76,10 @@ def get_config(arg: str = "") -> ConfigDict:
       schedule="cosine", warmup=0.05, clip_norm=1.0)
   if sea:
     c.model.scalars = {"sea_log_scale": sea["log_scale"]}
-    c.objective_options = {"sea": dict(labels=labels, **{
-        name: sea[name] for name in ("n", "window", "scope", "lead")})}
+    # A patch shows one thing and its neighbours others, so that no window
+    # holds the same twice; the presets' windows of 2 left 54 pairs a step.
+    c.objective_options = {"sea": dict(labels=labels, window=1, **{
+        name: sea[name] for name in ("n", "scope", "lead")})}
     pretrain["train"]["sea_log_scale"] = sea["rate"]
     pretrain["objectives"]["sea"] = sea["weight"]
   c.stages = [pretrain, dict(
