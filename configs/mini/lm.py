@@ -9,7 +9,9 @@ stand later, so that it can answer once pictures are words to it.
   stage "lists"  lists of words, of which one asks for the next
   stage "text"   the world's questions and English
 
-Without the lists it copied nothing after 1,200 steps of the world's text.
+Without the lists it copied nothing after 1,200 steps of the world's text; with
+them it answers 98 % of the questions on unseen icon scenes. They want large
+batches: with half the rows the first stage had hardly begun at its end.
 
 The tokenizer is one of `align-jax data tokenizer`; a study's preparations do
 all of it (configs/mini/study_sea.py). A sixth of the English is held out for
@@ -53,10 +55,10 @@ ENGLISH = dict(kind="english", options=dict(split="train", size=400))
 # words are learnt first and carry the others with them.
 LISTS = {"lists_16": (5, 16), "lists_32": (8, 32), "lists_64": (8, 64),
          "lists_128": (8, 128), "lists_all": (16, 0)}
-# Of documents a cell is found by its row and its column: after 600 steps, with
-# two questions each, 28 % of the answers were right. Of sets the shared word
-# was the likeliest of four in 43 to 50 % after 1200 steps, a story's end in
-# 25 %, as by chance.
+# Of the text. Not tried since there are lists; before, 28 % of the answers on
+# documents were right after 600 steps (a cell is found by its row and its
+# column), and of sets the shared word was the likeliest of four in 43 to 50 %
+# after 1,200, a story's end in 25 %, as by chance.
 STEPS = {"documents": 1500, "sets": 2000}
 
 

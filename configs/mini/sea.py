@@ -87,9 +87,9 @@ def get_config(arg: str = "") -> ConfigDict:
       train={"connector/*": 5e-4, "decoder/*": 5e-4},
       objectives={"next_token": 1.0}, data=dict(turns=1.0),
       schedule="cosine", warmup=0.05, clip_norm=1.0)]
-  c.eval = ConfigDict(dict(task="icon_scenes", options=dict(
-      scene=dict(kinds=KINDS)), batch=64,
-                           max_new_tokens=6))
+  c.eval = ConfigDict(dict(
+      task="icon_scenes", options=dict(scene=dict(kinds=KINDS)), batch=64,
+      max_new_tokens=6))
   c.log_every = 25
   c.save_every = 250
   if chosen.get("lm") == "smollm2":
