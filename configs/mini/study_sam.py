@@ -34,7 +34,8 @@ def text(source: dict, count: int) -> str:
 
 
 TEXT = [text(source.to_dict(), 2000)
-        for source in TEXT_MODEL.data.sources.values()]
+        for source in TEXT_MODEL.data.sources.values()
+        if source.kind != "recall"]  # the same words once more
 
 
 def base(kind: str) -> Preparation:

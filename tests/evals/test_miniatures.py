@@ -72,6 +72,8 @@ def few(text: str) -> str:
     for name in ("scenes", "sets", "documents"):
       if name in options:
         options[name] = int(FEW)
+    if options.get("known"):  # more words than so few samples have
+      options["known"] = options["words"]
     inner = options.get("source")
   return json.dumps(source)
 
@@ -149,7 +151,7 @@ def test_a_cell_of_alignvlm(tmp_path, monkeypatch, cell):
       "eval.options": {"documents": 6, "train_documents": 20}},
       tmp_path, monkeypatch)
   figures = results["cells"][cell]["figures"]
-  assert set(figures["noise"]) == {"0.5", "1", "2", "3"}
+  assert set(figures["noise"]) == {"0", "0.5", "1", "2", "3"}
   assert 0 <= figures["likelihood_accuracy"] <= 1
   assert figures["train"]["trained_parameters"] > 8 * 32
 
