@@ -98,7 +98,7 @@ class Ready:
 
   @property
   def shapes(self) -> str:
-    """B, L, N, M, T, V, D in words."""
+    """B, L, N, M, T, V, D in words; the mesh, and how many devices it takes."""
     d, model = self.config.data, self.parts.model
     text = (f"B={d.rows} L={d.row_length} N={d.images_per_row} "
             f"M={d.labels_per_row}")
@@ -106,8 +106,10 @@ class Ready:
       c, t = model.decoder.config, model.tower.config
       text += (f" T={self.parts.tokens_per_image}; tower {t.layers} x "
                f"{t.width}; decoder {c.layers} x {c.width}, V={c.vocab_size}")
-    return f"{text}; remat {self.config.model.remat}; mesh " + "x".join(
-        f"{k}{v}" for k, v in self.mesh.shape.items() if v > 1 or k == "data")
+    axes = "x".join(f"{k}{v}" for k, v in self.mesh.shape.items()
+                    if v > 1 or k == "data")
+    return (f"{text}; remat {self.config.model.remat}; mesh {axes}, "
+            f"{self.mesh.size} of {jax.device_count()} devices")
 
   @property
   def mesh(self) -> Any:

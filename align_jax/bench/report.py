@@ -12,7 +12,10 @@ from align_jax.train.manifest import commit, versions
 
 
 def about() -> dict[str, Any]:
-  """Where the figures were taken."""
+  """Where the figures were taken.
+
+  The devices are those at hand; what runs on a mesh says how many it takes.
+  """
   found = versions()
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     found["torch"] = importlib.metadata.version("torch")

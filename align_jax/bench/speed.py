@@ -24,14 +24,17 @@ def flops_of(case: Ready) -> float:
   return total(costs).model
 
 
-def peak() -> float:
-  """Published bf16 FLOP/s of all devices; 0 where it is not in the table."""
+def peak(devices: int) -> float:
+  """Published bf16 FLOP/s of so many; 0 where the chip is not in the table."""
   chip = chip_named(jax.devices()[0].device_kind)
-  return chip.peak * jax.device_count() if chip else 0.0
+  return chip.peak * devices if chip else 0.0
 
 
-def measured_peak(dtype: str, size: int = 0) -> float:
-  """FLOP/s of a plain matrix product on one device, times the devices."""
+def measured_peak(dtype: str, devices: int, size: int = 0) -> float:
+  """FLOP/s of a plain matrix product on one device, times so many.
+
+  Virtual devices share their processor, and count once.
+  """
   size = size or (8192 if jax.default_backend() != "cpu" else 1024)
   x = jnp.ones((size, size), dtype)
   product = jax.jit(lambda a: a @ a)
@@ -41,5 +44,5 @@ def measured_peak(dtype: str, size: int = 0) -> float:
     start = time.perf_counter()
     product(x).block_until_ready()
     best = min(best, time.perf_counter() - start)
-  devices = 1 if jax.default_backend() == "cpu" else jax.device_count()
-  return 2 * size ** 3 / best * devices
+  speed = 2 * size ** 3 / best
+  return speed if jax.default_backend() == "cpu" else speed * devices

@@ -77,10 +77,10 @@ def _figures(case: Ready, batches: Any, options: Options) -> Iterator[Figure]:
     yield _median("input_wait_seconds", "of a step, reading the next batch",
                   np.asarray(waits), "seconds", **timed)
   flops = flops_of(case)
-  if best := peak():
-    yield _median("mfu", "model FLOPs / published bf16 peak of the devices",
+  if best := peak(case.mesh.size):
+    yield _median("mfu", "model FLOPs / published bf16 peak of the mesh",
                   flops / seconds / best, "share", flops=CONVENTION, **timed)
-  rate = measured_peak(case.config.model.dtype)
+  rate = measured_peak(case.config.model.dtype, case.mesh.size)
   yield _median(
       "share_of_matmul", "model FLOPs / speed of a square matrix product "
       "measured just now", flops / seconds / rate, "share", flops=CONVENTION,

@@ -14,6 +14,7 @@ from align_jax.bench import (
   generate,
   loader,
   sea,
+  speed,
   train_step,
 )
 from align_jax.bench import step as step_bench
@@ -23,6 +24,7 @@ from align_jax.build import build, param_shapes
 from align_jax.config import ConnectorConfig, PartConfig
 from align_jax.errors import InputError
 from align_jax.parallel.mesh import make_mesh
+from align_jax.plan.chips import CHIPS
 
 torch = pytest.importorskip("torch")
 SLOW = pytest.mark.slow
@@ -120,6 +122,25 @@ def test_a_step_of_a_config_says_what_it_costs():
   assert tokens * found["step_seconds"].value == pytest.approx(32)
   assert "recomputation" in found["share_of_matmul"].flops
   assert "B=2 L=16 N=2 M=4 T=4" in found["step_seconds"].shapes
+
+
+def test_a_step_is_judged_by_the_devices_of_its_mesh_alone(monkeypatch):
+  monkeypatch.setattr(speed, "chip_named", lambda kind: CHIPS["v5e"])
+  found = _figures(step_bench.run, config=tiny(), synthetic=True, rounds=1)
+  assert jax.device_count() == 8
+  assert "mesh data1, 1 of 8 devices" in found["mfu"].shapes
+  flops = found["share_of_matmul"].parts["model_GFLOP"] * 1e9
+  assert found["mfu"].value == pytest.approx(
+      flops / found["step_seconds"].value / CHIPS["v5e"].peak)
+
+
+def test_a_matrix_product_counts_once_for_each_device(monkeypatch):
+  """But on a processor, whose virtual devices share it."""
+  clock = iter(range(100))
+  monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+  assert speed.measured_peak("float32", 3, size=8) == 2 * 8 ** 3
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert speed.measured_peak("float32", 3, size=8) == 3 * 2 * 8 ** 3
 
 
 def test_a_step_needs_a_config():
