@@ -23,7 +23,9 @@ class Chip:
       other at full rate.
     ring: a dimension of the slice whose length is a multiple of this closes
       to a ring; others are lines.
-    per_host: chips fed by one host.
+    per_host: chips fed by one process of JAX, which runs on a virtual machine
+      and not on what Google counts as a host: v6e has eight chips on a host,
+      but in slices of several hosts two machines of four on each.
     source: where the figures are from.
   """
   name: str
@@ -48,7 +50,7 @@ CHIPS: dict[str, Chip] = {
                 _CLOUD + "v5e (1600 Gbit/s a direction)"),
     "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765 * GB, 1200 * GB, 3, 4, 4,
                 _CLOUD + "v5p"),
-    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1638 * GB, 800 * GB, 2, 16, 8,
+    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1638 * GB, 800 * GB, 2, 16, 4,
                 _CLOUD + "v6e"),
 }
 

@@ -1,5 +1,6 @@
 """Chip facts and the bounds that follow from them, as computed by hand."""
 
+import collections
 import itertools
 
 import numpy as np
@@ -35,6 +36,19 @@ def test_a_transfer_has_the_links_of_the_dimensions_it_crosses(
   found = link_rate(CHIPS[chip], places.max(0) + 1, places,
                     _gather([list(members)]))
   assert found == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x4", "v5e:4x4", "v5p:2x2x4",
+                                  "v6e:4x4"])
+def test_a_host_feeds_the_chips_of_one_process(name):
+  """As libtpu deals them out; a chip may be two devices."""
+  pytest.importorskip("libtpu")
+  chips = collections.defaultdict(set)
+  for device in topology.tpu_devices(name):
+    chips[device.process_index].add(tuple(device.coords))
+  per_host = CHIPS[topology.parse(name)[0]].per_host
+  assert len(chips) == 16 // per_host
+  assert {len(places) for places in chips.values()} == {per_host}
 
 
 def test_the_ceiling_is_model_work_over_the_least_time():
