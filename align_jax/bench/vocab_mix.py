@@ -1,4 +1,4 @@
-"""C1 to C6: the streaming ALIGN mix beside the plain one, whole and pruned.
+"""C1 to C6 and H3: the streaming ALIGN mix beside the plain one, and pruned.
 
 Both are the whole op, the affine LayerNorm over the vocabulary among it.
 Times are of forward and backward pass with every gradient. Memory is that of
@@ -32,47 +32,86 @@ from align_jax.parallel.mesh import make_mesh
 MIB = 2**20
 Sizes = tuple[int, int, int]  # N, V, D
 
+# Of H3: nine tiles of 729 tokens, and four such pages, for which the plain
+# form would hold 40 GB of scores.
+PAGE, PAGES = (6561, 128_256, 3072), (26_244, 128_256, 3072)
+
 
 def run(options: Options) -> Iterator[Figure]:
   """The streaming ALIGN mix / the plain one: time, memory, sharding."""
   gpu = jax.default_backend() == "gpu"
   dtype = "bfloat16" if gpu else "float32"
-  name = lambda n, v, d: f"N={n} V={v} D={d}"
-  timed = dict(dtype=dtype, goal=1.10, limit=1.25)
-  sizes = (6561, 128_256, 3072) if gpu else (1024, 32_000, 512)
-  times = _times(sizes, options, dtype)
-  yield Figure("c1", "streaming / plain, forward and backward",
-               shapes=name(*sizes), **timed, **times.ratio("stream", "plain"))
-  yield from _memory(name)
+  if gpu:
+    yield from large(options, dtype)
+  else:
+    sizes = (1024, 32_000, 512)
+    yield Figure("c1", "streaming / plain, forward and backward",
+                 shapes=_name(*sizes), dtype=dtype, goal=1.10, limit=1.25,
+                 **_times(sizes, options, dtype).ratio("stream", "plain"))
+  yield from _memory()
   sizes = (512, 128_000, 256)
-  yield Figure("c4", "streaming / plain where V is large", shapes=name(*sizes),
-               **timed | dict(goal=1.0, limit=1.15),
+  yield Figure("c4", "streaming / plain where V is large",
+               shapes=_name(*sizes), dtype=dtype, goal=1.0, limit=1.15,
                **_times(sizes, options, dtype).ratio("stream", "plain"))
   yield _choice(options, dtype)
   yield _sharded()
   yield from _pruned(options, dtype)
 
 
-def _memory(name: Any) -> Iterator[Figure]:
+def large(options: Options, dtype: str) -> Iterator[Figure]:
+  """H3, for a GPU: at the size of documents, in C1's place."""
+  about = dict(shapes=_name(*PAGE), dtype=dtype)
+  speed = dict(unit="TFLOP/s", higher=True, flops="14 N V D: 4 forward, 10 "
+               "backward, where the scores are computed again")
+  work = lambda sizes: 14 * math.prod(sizes) / 1e12
+  times = _times(PAGE, options, dtype)
+  yield Figure("h3", "streaming / plain, forward and backward", goal=1.25,
+               **about, **times.ratio("stream", "plain"))
+  yield Figure("h3_speed", "effective speed of streaming, forward and "
+               "backward", goal=400, **about, **speed,
+               **times.rate("stream", work(PAGE)))
+  mib = {form: _temporaries(form, PAGE, dtype) / MIB
+         for form in ("plain", "stream")}
+  yield Figure(
+      "h3_memory", "temporaries of plain / streaming, gradient to h alone",
+      mib["plain"] / mib["stream"], goal=10, higher=True,
+      parts={f"{k}_MiB": v for k, v in mib.items()}, **about)
+  times = _times(PAGES, options, dtype, forms=("stream",))
+  yield Figure("h3_pages", "effective speed of streaming, four pages at a "
+               "time", shapes=_name(*PAGES), dtype=dtype, **speed,
+               **times.rate("stream", work(PAGES)))
+
+
+def _name(n: int, v: int, d: int) -> str:
+  return f"N={n} V={v} D={d}"
+
+
+def _temporaries(form: str, sizes: Sizes, dtype: str = "float32",
+                 **options: Any) -> int:
+  """Bytes, of the gradient to h alone; compiled and not run."""
+  return temporaries(functools.partial(
+      gradients, form, (0,), Layout(), **options), *shapes(*sizes, dtype))
+
+
+def _memory() -> Iterator[Figure]:
   """C2 and C3, compiled and not run; f32, since CPUs widen bf16 tables."""
-  bytes_of = lambda form, sizes, **options: temporaries(functools.partial(
-      gradients, form, (0,), Layout(), **options), *shapes(*sizes))
   for key, sizes, goal, limit in (
       ("c2", (1024, 32_000, 512), 10, 8),
       ("c2_large", (1764, 128_256, 3072), 15, 15)):
-    mib = {form: bytes_of(form, sizes) / MIB for form in ("plain", "stream")}
+    mib = {form: _temporaries(form, sizes) / MIB
+           for form in ("plain", "stream")}
     yield Figure(
         key, "temporaries of plain / streaming, gradient to h alone",
-        mib["plain"] / mib["stream"], name(*sizes), "float32", goal=goal,
+        mib["plain"] / mib["stream"], _name(*sizes), "float32", goal=goal,
         limit=limit, higher=True, parts={f"{k}_MiB": v for k, v in mib.items()})
   yield Figure("c2_large_mib", "temporaries of streaming", mib["stream"],
-               name(*sizes), "float32", unit="MiB", goal=120)
-  small, large = ((512, v, 256) for v in (8000, 128_000))
+               _name(*sizes), "float32", unit="MiB", goal=120)
+  sizes = [(512, v, 256) for v in (8000, 128_000)]
   # The goal is for one size of chunk, so for one that divides both.
-  mib = [bytes_of("stream", s, chunk=1000) / MIB for s in (small, large)]
+  mib = [_temporaries("stream", s, chunk=1000) / MIB for s in sizes]
   yield Figure("c3", "temporaries of streaming in chunks of 1,000 words, "
                "V = 128,000 / V = 8,000",
-               mib[1] / mib[0], name(*large), "float32", goal=1.1,
+               mib[1] / mib[0], _name(*sizes[1]), "float32", goal=1.1,
                parts={"small_MiB": mib[0], "large_MiB": mib[1]})
 
 
@@ -196,8 +235,9 @@ def gradients(form: str, wanted: tuple[int, ...], layout: Layout,
 _run = jax.jit(gradients, static_argnums=(0, 1, 2))
 
 
-def _times(sizes: Sizes, options: Options, dtype: str) -> Timings:
+def _times(sizes: Sizes, options: Options, dtype: str,
+           forms: tuple[str, ...] = ("plain", "stream")) -> Timings:
   args = inputs(sizes, dtype, options.seed)
   return paired({form: functools.partial(
       _run, form, tuple(range(5)), Layout(), *args)
-                 for form in ("plain", "stream")}, options.rounds)
+                 for form in forms}, options.rounds)
