@@ -44,9 +44,8 @@ def run(options: Options) -> Iterator[Figure]:
       higher=True, parts={f"{k}_MiB": b / 2 ** 20
                           for k, b in memory.items()})
   if gpu:
-    rate = 8 * n * v * d / times.median("chunked") / 1e12
     yield Figure(
-        "h4", "effective speed of the chunked cross-entropy", rate, shapes,
-        name, unit="TFLOP/s", goal=350, higher=True,
-        rounds=options.rounds,
-        flops="8 N V D, the convention of fused losses that recompute")
+        "h4", "effective speed of the chunked cross-entropy", shapes=shapes,
+        dtype=name, unit="TFLOP/s", goal=350, higher=True,
+        flops="8 N V D, the convention of fused losses that recompute",
+        **times.rate("chunked", 8 * n * v * d / 1e12))

@@ -20,7 +20,7 @@ class Figure:
     limit: the fail line; None for the goal itself.
     higher: whether more is better.
     rounds: how often it was measured; 0 for what is not timed.
-    spread: first and third quartile of the rounds.
+    spread: first and third quartile of the rounds; None of one round.
     parts: the absolute numbers behind it, by name.
     flops: how FLOPs were counted, where the figure needs them.
   """

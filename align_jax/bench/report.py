@@ -45,7 +45,8 @@ def line(figure: Figure) -> str:
   if f.rounds:
     spread = ("" if f.spread is None else
               f", quartiles {f.spread[0]:.4g} to {f.spread[1]:.4g}")
-    lines.append(f"  median of {f.rounds} rounds{spread}")
+    lines.append(f"  median of {f.rounds} rounds{spread}" if f.rounds > 1
+                 else "  one round, so no spread")
   if f.parts:
     lines.append("  " + ", ".join(f"{k} {v:.4g}"
                                   for k, v in f.parts.items()))

@@ -23,19 +23,28 @@ class Timings:
 
   def ratio(self, ours: str, theirs: str) -> dict[str, Any]:
     """The median of the paired ratios, as fields of a `Figure`."""
-    ratios = self.seconds[ours] / self.seconds[theirs]
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return dict(
-        value=float(middle), spread=(float(low), float(high)),
-        rounds=self.rounds,
+    return self._spread(self.seconds[ours] / self.seconds[theirs]) | dict(
         parts={f"{name}_seconds": self.median(name)
                for name in (ours, theirs)})
 
   def of(self, name: str) -> dict[str, Any]:
     """The median seconds of one variant, as fields of a `Figure`."""
-    low, middle, high = np.percentile(self.seconds[name], [25, 50, 75])
+    return self._spread(self.seconds[name]) | dict(unit="seconds")
+
+  def rate(self, name: str, amount: float) -> dict[str, Any]:
+    """The median of an amount a second, as fields of a `Figure`.
+
+    Args:
+      name: of a variant.
+      amount: that it gets done in a round, in whatever the figure is of.
+    """
+    return self._spread(amount / self.seconds[name]) | dict(
+        parts={f"{name}_seconds": self.median(name)})
+
+  def _spread(self, samples: np.ndarray) -> dict[str, Any]:
+    low, middle, high = np.percentile(samples, [25, 50, 75])
     return dict(value=float(middle), spread=(float(low), float(high)),
-                rounds=self.rounds, unit="seconds")
+                rounds=self.rounds)
 
 
 def paired(variants: Mapping[str, Callable[[], Any]], rounds: int,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from align_jax import bench
+from align_jax.bench import vocab_mix
 from align_jax.bench.figure import Figure
 from align_jax.bench.report import line
 from align_jax.bench.timing import Timings, paired, temporaries
@@ -30,6 +31,21 @@ def test_a_ratio_is_the_median_of_paired_ratios():
   assert found["value"] == 1.0 and found["rounds"] == 3
   assert found["spread"] == (0.75, 1.25)
   assert found["parts"] == {"ours_seconds": 2.0, "theirs_seconds": 2.0}
+
+
+def test_a_rate_has_the_quartiles_of_its_own_rounds():
+  times = Timings({"ours": np.array([1.0, 2.0, 4.0])})
+  found = times.rate("ours", 8.0)
+  assert found["value"] == 4.0 and found["rounds"] == 3
+  assert found["spread"] == (3.0, 6.0)
+  assert found["parts"] == {"ours_seconds": 2.0}
+
+
+def test_what_was_timed_once_says_that_it_has_no_spread():
+  once = Figure("k", "a / b", 1.0, "N=1", "f32", rounds=1)
+  assert "one round, so no spread" in line(once)
+  twice = Figure("k", "a / b", 1.0, "N=1", "f32", rounds=2, spread=(1, 2))
+  assert "median of 2 rounds, quartiles 1 to 2" in line(twice)
 
 
 @pytest.mark.parametrize("value,higher,met,failed", [
@@ -55,6 +71,23 @@ def test_temporaries_are_those_of_the_compiled_program():
   square = lambda x: jax.nn.softmax(x @ x.T) @ x
   assert temporaries(square, jnp.ones((256, 8))) >= 256 * 256 * 4
   assert temporaries(lambda x: x.sum(), jnp.ones((256, 8))) < 256 * 256
+
+
+def test_h3_is_measured_at_its_own_sizes_and_lines(monkeypatch):
+  assert vocab_mix.PAGE == (9 * 729, 128_256, 3072)
+  assert vocab_mix.PAGES == (4 * 9 * 729, 128_256, 3072)
+  monkeypatch.setattr(vocab_mix, "PAGE", (512, 4096, 16))
+  monkeypatch.setattr(vocab_mix, "PAGES", (1024, 4096, 16))
+  found = {f.key: f for f in vocab_mix.large(bench.Options(rounds=3),
+                                             "float32")}
+  assert {k: f.goal for k, f in found.items()} == {
+      "h3": 1.25, "h3_speed": 400, "h3_memory": 10, "h3_pages": None}
+  speed = found["h3_speed"]
+  assert speed.value == pytest.approx(
+      14 * 512 * 4096 * 16 / 1e12 / speed.parts["stream_seconds"])
+  assert speed.spread[0] <= speed.value <= speed.spread[1]
+  assert found["h3_memory"].value > 1
+  assert found["h3_pages"].shapes == "N=1024 V=4096 D=16"
 
 
 def _small(options):

@@ -143,6 +143,17 @@ def test_a_matrix_product_counts_once_for_each_device(monkeypatch):
   assert speed.measured_peak("float32", 3, size=8) == 3 * 2 * 8 ** 3
 
 
+def test_h1_is_a_share_of_its_mesh_with_quartiles(monkeypatch):
+  monkeypatch.setattr(train_step, "large_llava", lambda width: tiny())
+  monkeypatch.setattr(speed, "chip_named", lambda kind: CHIPS["v5e"])
+  found = next(train_step._large(Options(rounds=3)))
+  assert found.key == "h1" and found.rounds == 3
+  assert found.spread[0] <= found.value <= found.spread[1]
+  case = ready(tiny())
+  assert found.value == pytest.approx(
+      speed.flops_of(case) / found.parts["mlp_seconds"] / CHIPS["v5e"].peak)
+
+
 def test_a_step_needs_a_config():
   with pytest.raises(InputError, match="--config"):
     _figures(step_bench.run)
