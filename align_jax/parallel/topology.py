@@ -31,6 +31,10 @@ _CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8",
 _SMALL_STACKS = ("0.0.42.1",)
 _STACK = "--fibers_default_thread_stack_size"
 
+# libtpu takes the two cores of a v4 chip for two devices unless it is told
+# that they work as one.
+_AS_ONE = {"v4": {"chip_config_name": "megacore"}}
+
 # The shapes that are offered, by kind of chip.
 SLICES: dict[str, tuple[str, ...]] = {
     "v4": _CUBE, "v5e": _FLAT, "v5p": _CUBE, "v6e": _FLAT}
@@ -109,7 +113,7 @@ def tpu_devices(name: str) -> list[jax.Device]:
     NoCompilerError: libtpu is missing.
     InputError: it knows no such topology.
   """
-  parse(name)
+  chip, _ = parse(name)
   if importlib.util.find_spec("libtpu") is None:
     raise NoCompilerError(
         f"compiling for {name} takes libtpu, which is not installed: "
@@ -125,7 +129,8 @@ def tpu_devices(name: str) -> list[jax.Device]:
   from jax.experimental import topologies
 
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    found = topologies.get_topology_desc(
+        platform="tpu", topology_name=name, **_AS_ONE.get(chip, {}))
   except Exception as error:  # the plugin raises a bare XlaRuntimeError
     raise InputError(f"libtpu cannot compile for {name!r}: {error}") from error
   return list(found.devices)
