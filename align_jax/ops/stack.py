@@ -46,7 +46,7 @@ def rematerialised(step: Any, policy: str) -> Any:
              so long that they do not fit beside the weights
 
   Raises:
-    ValueError: no such policy, or one that these devices cannot follow.
+    ValueError: no such policy.
   """
   if policy not in REMAT:
     raise ValueError(

@@ -26,9 +26,6 @@ LETTERS: dict[str, str] = {
     "d": "fsdp", "c": "fsdp", "e": "fsdp",
 }
 
-# Exceptions to the letters, first match wins: (path pattern, spec).
-EXCEPTIONS: tuple[tuple[str, P], ...] = ()
-
 _LETTERS = re.compile(r"_([a-z]+)$")
 
 
@@ -42,9 +39,6 @@ def spec_for(path: str, shape: tuple[int, ...],
     axes: devices along each mesh axis; an array axis that they do not divide
       stays whole.
   """
-  for pattern, spec in EXCEPTIONS:
-    if re.search(pattern, path):
-      return spec
   parts = path.split("/")
   stacked = "layers" in parts[:-1]
   match = _LETTERS.search(parts[-1])

@@ -17,6 +17,7 @@ import re
 import jax
 
 from align_jax.errors import InputError
+from align_jax.parallel.presets import ACCELERATORS
 from align_jax.registry import nearest
 
 INSTALL = 'pip install "align-jax[tpu]"'
@@ -63,9 +64,11 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
   if shape in SLICES.get(chip, ()):
     return chip, tuple(map(int, shape.split("x")))
   known = "; ".join(f"{c}: {', '.join(s)}" for c, s in SLICES.items())
+  booked = ACCELERATORS.get(name)  # what Cloud TPU calls it
+  hint = (f"; did you mean {booked.topology!r}?" if booked and booked.topology
+          else nearest(name, topology_names()))
   raise InputError(
-      f"unknown topology {name!r}{nearest(name, topology_names())} (known: "
-      f"here; cpu:N; {known})")
+      f"unknown topology {name!r}{hint} (known: here; cpu:N; {known})")
 
 
 def size(name: str) -> int:

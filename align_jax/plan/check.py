@@ -7,7 +7,7 @@ from typing import Any
 from align_jax.build import Parts
 from align_jax.config import Config, StageConfig
 from align_jax.errors import ConfigError
-from align_jax.parallel.layout import ROWS
+from align_jax.parallel.layout import AXES, ROWS
 from align_jax.parallel.mesh import mesh_shape
 from align_jax.registry import nearest
 
@@ -19,8 +19,6 @@ def check(config: Config, parts: Parts, devices: int) -> dict[str, int]:
     ConfigError: a mesh that does not make up the devices, rows that the mesh
       does not divide, heads that `tensor` does not divide.
   """
-  from align_jax.parallel.layout import AXES
-
   faults = []
   try:
     axes = dict(zip(AXES, mesh_shape(config.mesh, devices)))

@@ -16,7 +16,7 @@ class Chip:
   Attributes:
     name: for people.
     peak: bf16 FLOP/s.
-    hbm: bytes of its memory; 0 where it is the host's.
+    hbm: bytes of its memory.
     bandwidth: bytes/s of that memory.
     links: bytes/s to other chips, all its links, both directions together.
     torus: dimensions of the network; 0 is a switch, every chip to every

@@ -88,7 +88,7 @@ def _pieces(shapes: Mapping[str, Any],
       part = [d // n if not (whole and n in fsdp) else d
               for d, n in zip(dims, cuts)]
       kinds.add(_flat(part))
-      kinds.add(_flat([len(dims) and part[0], math.prod(part[1:])]))
+      kinds.add(_flat([part[0], math.prod(part[1:])]))
       kinds.add(_flat([math.prod(part[:-1]), part[-1]]))
   return kinds
 

@@ -124,6 +124,8 @@ def test_without_libtpu_all_but_the_compiled_is_there(config, capsys,
 
 @pytest.mark.parametrize("given, said", [
     (("--topology", "v5e:16x61"), "did you mean 'v5e:16x16'?"),
+    (("--topology", "v5e-256"), "did you mean 'v5e:16x16'?"),
+    (("--topology", "v4-8"), "did you mean 'v4:2x2x1'?"),
     (("--topology", "v7x:2x2"), "unknown topology 'v7x:2x2'"),
     (("--topology", "cpu:4"), "needs 8 devices, there are 4"),
     (("--config.data.rows=6",), "6 rows, which the 4 devices"),
