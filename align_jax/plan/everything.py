@@ -55,8 +55,8 @@ def row(name: str, stage: dict[str, Any]) -> tuple[list[str], bool]:
   mark = {True: "met", False: "MISSED", None: "-"}
   cells = [name, stage["stage"], stage["topology"],
            f"{stage['parameters'] / 1e9:.2f}",
-           gib(stage.get("used_bytes") or stage["predicted_bytes"]),
-           share(stage.get("spare_share")), share(stage.get("mfu_ceiling")),
+           gib(stage["used_bytes"] or stage["predicted_bytes"]),
+           share(stage["spare_share"]), share(stage.get("mfu_ceiling")),
            *("said" if goals[g]["met"] is False and goals[g]["reason"]
              else mark[goals[g]["met"]] for g in GOALS)]
   well = stage["fits"] and all(

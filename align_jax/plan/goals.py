@@ -41,12 +41,9 @@ def judge(stage: dict[str, Any]) -> dict[str, Verdict]:
     return verdicts
   verdicts = {}
   spare, moved = stage["spare_share"], stage["v_sized_collectives"]
-  if spare is None:
-    verdicts["T1"] = Verdict(moved == 0, f"{moved} V-sized moves")
-  else:
-    verdicts["T1"] = Verdict(
-        stage["fits"] and spare >= SPARE and moved == 0,
-        f"{spare:.0%} to spare (>= {SPARE:.0%}), {moved} V-sized moves (0)")
+  verdicts["T1"] = Verdict(
+      stage["fits"] and spare >= SPARE and moved == 0,
+      f"{spare:.0%} to spare (>= {SPARE:.0%}), {moved} V-sized moves (0)")
   limit, ceiling = CEILING.get(stage["chip"]), stage["mfu_ceiling"]
   verdicts["T2"] = (
       Verdict(None, "no goal for this chip")

@@ -60,7 +60,7 @@ def _memory(s: StagePlan) -> Iterator[str]:
                "temporaries"):
     yield f"    {name:18} {gib(p[name]):>12}"
   yield f"    {'together':18} {gib(s['predicted_bytes']):>12}"
-  if "used_bytes" in s:
+  if s["used_bytes"] is not None:
     seen = f" (seen on {s['seen_on']})" if "seen_on" in s else ""
     if "peak_bytes" in s:
       yield f"    {'compiled':18} {gib(s['peak_bytes']):>12}"
@@ -119,7 +119,7 @@ def _time(s: StagePlan) -> Iterator[str]:
   elif s["compute_seconds"]:
     yield (f"  arithmetic alone takes {s['compute_seconds']:.3f} s a step "
            f"({s['steps']:,} steps)")
-  if "compile_seconds" in s:
+  if s["compile_seconds"] is not None:
     yield f"  compiled in {s['compile_seconds']:.0f} s"
 
 

@@ -31,6 +31,10 @@ from align_jax.train.select import base
 
 StagePlan = dict[str, Any]
 
+# What a compiler alone tells: None in a plan until one did.
+FROM_COMPILER = ("used_bytes", "spare_share", "flops_compiled_over_analytic",
+                 "v_sized_collectives", "compile_seconds")
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -155,7 +159,7 @@ def predicted(config: Config, stage: StageConfig, where: Target,
       "tokens": data.rows * data.row_length, "images": images,
       "steps": stage.steps,
       "compute_seconds": analytic,
-  }
+  } | dict.fromkeys(FROM_COMPILER)
 
 
 def all_shapes(config: Config, parts: Parts, mesh: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def plan(config: Config, where: str = "", stage: str = "",
   for one in chosen:
     found = plan_stage(config, one, place, kept=kept)
     if not found["fits"]:
-      if "used_bytes" not in found and "refusal" in found:
+      if found["used_bytes"] is None and "refusal" in found:
         found |= buffers_elsewhere(config, one, place, kept)
       found["advice"] = _said(advise(config, one, place), place, source)
     stages[one.name] = found
@@ -56,7 +56,8 @@ def plan(config: Config, where: str = "", stage: str = "",
                "reason": config.plan.misses.get(goal, "")}
         for goal, v in verdicts[one.name].items()}
   return {"name": config.name, "topology": name, "devices": place.count,
-          "compiled": all("compile_seconds" in s for s in stages.values()),
+          "compiled": all(s["compile_seconds"] is not None
+                      for s in stages.values()),
           "fits": all(s["fits"] for s in stages.values()),
           "stages": stages}, verdicts
 
