@@ -9,6 +9,7 @@ what lies there when memory is fullest.
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,8 +44,27 @@ def largest(program: Program, state: Any, batch: Any,
     batch: its second.
     count: how many.
   """
-  found = arguments(state, batch) + live_at_peak(program)
-  found.sort(key=lambda b: -b.bytes)
+  return _first(arguments(state, batch) + live_at_peak(program), count)
+
+
+def foreseen(state: Any, batch: Any, moments: Mapping[str, float],
+             count: int = 5) -> list[dict[str, Any]]:
+  """As `largest`, without a compiler: what comes and goes is one sum.
+
+  Args:
+    state: of a step; shapes with shardings.
+    batch: likewise.
+    moments: bytes that each of a step's moments needs, see `memory`.
+    count: how many.
+  """
+  fullest = max(moments, key=moments.get)
+  return _first(arguments(state, batch) + [Buffer(
+      f"temporary: all that lives at the fullest moment ({fullest})", "in all",
+      moments[fullest])], count)
+
+
+def _first(found: list[Buffer], count: int) -> list[dict[str, Any]]:
+  found = sorted(found, key=lambda b: -b.bytes)
   return [dataclasses.asdict(b) for b in found[:count]]
 
 

@@ -30,7 +30,7 @@ def _stage(name: str, s: StagePlan, verdicts: dict[str, Verdict],
            f"{c['parameters']:,} parameters, {c['flops'] / 1e9:,.1f} GFLOP an "
            "image")
   yield ""
-  yield from _memory(s)
+  yield from _memory(s, reasons)
   yield ""
   yield from _flops(s)
   if "collectives" in s:
@@ -53,7 +53,7 @@ def gib(count: float) -> str:
   return f"{count / 2**30:.2f} GiB"
 
 
-def _memory(s: StagePlan) -> Iterator[str]:
+def _memory(s: StagePlan, reasons: dict[str, str]) -> Iterator[str]:
   p = s["predicted"]
   yield "  memory of a device     predicted"
   for name in ("parameters", "optimizer", "gradients", "batch",
@@ -61,13 +61,17 @@ def _memory(s: StagePlan) -> Iterator[str]:
     yield f"    {name:18} {gib(p[name]):>12}"
   yield f"    {'together':18} {gib(s['predicted_bytes']):>12}"
   if s["used_bytes"] is not None:
-    seen = f" (seen on {s['seen_on']})" if "seen_on" in s else ""
+    seen = (f" (seen on {s['seen_on']})" if s["seen_on"] != s["topology"]
+            else "")
     if "peak_bytes" in s:
       yield f"    {'compiled':18} {gib(s['peak_bytes']):>12}"
     yield (f"    {'with its gaps':18} {gib(s['used_bytes']):>12}{seen}; "
            f"{s['spare_share']:.0%} of {gib(s['hbm_bytes'])} to spare")
   else:
     yield f"    {'there is':18} {gib(s['hbm_bytes']):>12}"
+    # The config's own reason is from when it was compiled.
+    if off := reasons.get("T5") or s["uncounted"]:
+      yield f"    a prediction alone, which may miss: {off}"
 
 
 def _flops(s: StagePlan) -> Iterator[str]:
@@ -127,13 +131,20 @@ def _misfit(s: StagePlan) -> Iterator[str]:
   yield f"  DOES NOT FIT on {s['topology']}"
   if "refusal" in s:
     yield f"    {s['refusal']}"
-  if "largest_buffers" in s:
-    where = s.get("seen_on", s["topology"])
-    yield f"    its largest buffers a device, as compiled for {where}:"
-    for b in s["largest_buffers"]:
-      yield f"      {gib(b['bytes']):>11}  {b['shape']}  {b['name']}"
+  yield f"    its largest buffers a device, {_seen(s)}:"
+  for b in s["largest_buffers"]:
+    yield f"      {gib(b['bytes']):>11}  {b['shape']}  {b['name']}"
   if s.get("advice"):
     yield f"    to make it fit: {s['advice']['why']}"
     yield f"      {s['advice']['command']}"
   elif "advice" in s:
     yield "    nothing that was tried makes it fit; train fewer parameters"
+
+
+def _seen(s: StagePlan) -> str:
+  """Where the largest buffers are known from."""
+  if s["seen_on"]:
+    return f"as compiled for {s['seen_on']}"
+  return "predicted, since " + (
+      "no chip that it can be compiled for has the memory" if "refusal" in s
+      else "there is no compiler for these devices")

@@ -20,12 +20,12 @@ from align_jax.parallel.layout import AXES
 from align_jax.parallel.mesh import abstract_mesh, make_mesh
 from align_jax.plan import cost, hlo, weights
 from align_jax.plan.bounds import bounds, places_of
-from align_jax.plan.buffers import largest
+from align_jax.plan.buffers import foreseen, largest
 from align_jax.plan.check import check
 from align_jax.plan.chips import CHIPS, Chip, chip_named
 from align_jax.plan.compiled import Compiled, compiled
 from align_jax.plan.measure import Measured, measure
-from align_jax.plan.memory import predict
+from align_jax.plan.memory import predict, uncounted
 from align_jax.train.ahead import abstract_stage
 from align_jax.train.select import base
 
@@ -145,7 +145,10 @@ def predicted(config: Config, stage: StageConfig, where: Target,
       "fits": memory.total <= where.hbm,
       "hbm_bytes": where.hbm,
       "predicted_bytes": memory.total,
-      "predicted": {k: v for k, v in dataclasses.asdict(memory).items()},
+      "uncounted": uncounted(config, state),
+      "predicted": dataclasses.asdict(memory),
+      "largest_buffers": foreseen(state, batch, memory.moments),
+      "seen_on": None,
       "parameters": sum(math.prod(s.shape) for s in shapes.values()),
       "trainable_parameters": sum(
           math.prod(s.shape) for s in state.trained.values()),
@@ -177,6 +180,7 @@ def judged_memory(found: Compiled, program: hlo.Program, where: Target,
       "temporary_bytes": found.used - found.arguments,
       "spare_share": 1 - found.used / where.hbm,
       "largest_buffers": largest(program, state, batch),
+      "seen_on": where.topology,
   }
 
 
