@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from align_jax.plan.whole import plan
 
     result, verdicts = plan(config, args.topology, args.stage, args.config,
-                            args.keep)
+                            args.keep, args.overrides)
   if args.json:
     print(json.dumps(result))
   else:

@@ -1,6 +1,7 @@
 """All stages of a config, and what to do about those that do not fit."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from align_jax.plan.stage import Target, plan_stage, target
 
 
 def plan(config: Config, where: str = "", stage: str = "",
-         source: str = "", kept: str = "",
+         source: str = "", kept: str = "", overrides: Sequence[str] = (),
          ) -> tuple[dict[str, Any], dict[str, dict[str, Verdict]]]:
   """The plan of a config.
 
@@ -25,6 +26,7 @@ def plan(config: Config, where: str = "", stage: str = "",
     stage: the name of one; "" is all.
     source: how the config was named, for the advice's command.
     kept: a folder of compiled programs, see `compiled`.
+    overrides: "a.b=value" each, that made the config of its source.
 
   Returns:
     (plain JSON, verdicts by stage and goal).
@@ -48,7 +50,8 @@ def plan(config: Config, where: str = "", stage: str = "",
     if not found["fits"]:
       if found["used_bytes"] is None and "refusal" in found:
         found |= buffers_elsewhere(config, one, place, kept)
-      found["advice"] = _said(advise(config, one, place), place, source)
+      found["advice"] = _said(advise(config, one, place), place, source,
+                              overrides, stage)
     stages[one.name] = found
     verdicts[one.name] = judge(found)
     found["goals"] = {
@@ -62,16 +65,22 @@ def plan(config: Config, where: str = "", stage: str = "",
           "stages": stages}, verdicts
 
 
-def _said(advice: Advice | None, place: Target,
-          source: str) -> dict[str, Any] | None:
-  """The advice with the command that follows it."""
+def _said(advice: Advice | None, place: Target, source: str,
+          overrides: Sequence[str], stage: str) -> dict[str, Any] | None:
+  """The advice with the command that follows it.
+
+  Of two values for one field the last counts, so the advice's own come last.
+  """
   if advice is None:
     return None
   flags = [f if f.startswith("--") else f"--config.{shlex.quote(f)}"
-           for f in advice.flags]
+           for f in (*overrides, *advice.flags)]
+  if stage:
+    flags.insert(0, f"--stage {stage}")
   if not any(f.startswith("--topology") for f in flags):
     flags.insert(0, f"--topology {place.topology}")
   return {"why": advice.why, "predicted_share": advice.share,
           "flags": list(advice.flags),
-          "command": " ".join(["align-jax plan --config", source or "CONFIG",
+          "command": " ".join(["align-jax plan --config",
+                               shlex.quote(source) if source else "CONFIG",
                                *flags])}
