@@ -10,16 +10,23 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from align_jax.build import build
 from align_jax.config import Config, StageConfig
 from align_jax.errors import InputError
 from align_jax.parallel import topology
-from align_jax.parallel.layout import AXES, ROWS
-from align_jax.parallel.mesh import abstract_mesh
-from align_jax.plan.check import check
+from align_jax.parallel.layout import AXES
+from align_jax.parallel.mesh import abstract_mesh, make_mesh, mesh_shape
+from align_jax.plan import hlo
+from align_jax.plan.check import check, stage_named
 from align_jax.plan.chips import CHIPS
-from align_jax.plan.stage import Target, target
+from align_jax.plan.compiled import compiled
+from align_jax.plan.memory import predict
+from align_jax.plan.stage import Target, judged_memory, target
+from align_jax.train.ahead import abstract_stage
+from align_jax.validate import validate
 
-# A run wants a tenth to spare, and a prediction misses by a twentieth.
+# A run wants a tenth to spare, and a prediction misses by a twentieth; by far
+# more where `memory.uncounted` names something.
 _FULL = 0.85
 
 
@@ -48,13 +55,10 @@ def advise(config: Config, stage: StageConfig,
 
 
 def _share(config: Config, stage: str, where: Target) -> float | None:
-  """The share of memory that is predicted; None where nothing fits so."""
-  from align_jax.build import build
-  from align_jax.plan.check import stage_named
-  from align_jax.plan.memory import predict
-  from align_jax.train.ahead import abstract_stage
-
+  """The share of memory that is predicted; None for a config that no plan
+  would be made of."""
   try:
+    config = validate(config)
     axes = check(config, build(config.model), where.count)
     chosen = stage_named(config, stage)
     config = config.of(chosen)
@@ -71,7 +75,7 @@ Change = tuple[tuple[str, ...], str, Config, Target]
 
 def _changes(config: Config, stage: StageConfig,
              where: Target) -> Iterator[Change]:
-  mesh, index = config.mesh, config.stages.index(stage)
+  index = config.stages.index(stage)
   axes = _axes(config, where.count)
   if axes["data"] * axes["replica"] > 1:
     wide = axes["fsdp"] * axes["data"] * axes["replica"]
@@ -83,17 +87,13 @@ def _changes(config: Config, stage: StageConfig,
            "backward pass", dataclasses.replace(
                config, model=dataclasses.replace(config.model, remat="full")),
            where)
-  rows = config.of(stage).data.rows
   for times in (2, 4, 8, 16):
     more = stage.accumulate * times
-    shards = math.prod(axes[a] for a in ROWS)
-    if rows % more == 0 and rows // more % shards == 0:
-      stages = tuple(dataclasses.replace(s, accumulate=more) if i == index
-                     else s for i, s in enumerate(config.stages))
-      yield ((f"stages[{index}].accumulate={more}",),
-             "computes fewer rows at a time",
-             dataclasses.replace(config, stages=stages), where)
-  del mesh
+    stages = tuple(dataclasses.replace(s, accumulate=more) if i == index
+                   else s for i, s in enumerate(config.stages))
+    yield ((f"stages[{index}].accumulate={more}",),
+           "computes fewer rows at a time",
+           dataclasses.replace(config, stages=stages), where)
   kind, _ = topology.parse(where.topology)
   if kind not in CHIPS:
     return
@@ -117,15 +117,16 @@ def _on(config: Config, axes: dict[str, int], name: str,
                        context=axes["context"])
   flags = [f"--topology {name}", "mesh.replica=1", "mesh.data=1",
            f"mesh.fsdp={fsdp}"]
+  why = f"{count} chips of {chip.hbm / 2**30:.0f} GiB"
   most = max(s.accumulate for s in config.stages)
   if config.data.rows % (fsdp * most):
     rows = math.ceil(config.data.rows / (fsdp * most)) * fsdp * most
     changed = dataclasses.replace(
         changed, data=dataclasses.replace(config.data, rows=rows))
     flags.append(f"data.rows={rows}")
-  place = Target(name, count, None, chip, chip.hbm)
-  return (tuple(flags), f"{count} chips of {chip.hbm / 2**30:.0f} GiB",
-          changed, place)
+    why += f", and the batch from {config.data.rows} to {rows} rows"
+  return (tuple(flags), why, changed,
+          Target(name, count, None, chip, chip.hbm))
 
 
 def _with_mesh(config: Config, fsdp: int, **others: int) -> Config:
@@ -134,8 +135,6 @@ def _with_mesh(config: Config, fsdp: int, **others: int) -> Config:
 
 
 def _axes(config: Config, count: int) -> dict[str, int]:
-  from align_jax.parallel.mesh import mesh_shape
-
   return dict(zip(AXES, mesh_shape(config.mesh, count)))
 
 
@@ -163,14 +162,9 @@ def buffers_elsewhere(config: Config, stage: StageConfig, where: Target,
 
   Returns:
     used_bytes, spare_share (negative) and largest_buffers, and `seen_on`,
-    which chip they were read from; nothing where no chip has room.
+    which chip they were read from; nothing where no chip has room, and
+    the predicted ones stay.
   """
-  from align_jax.parallel.mesh import make_mesh
-  from align_jax.plan import hlo
-  from align_jax.plan.compiled import compiled
-  from align_jax.plan.stage import judged_memory
-  from align_jax.train.ahead import abstract_stage
-
   place = roomier(where)
   if place is None or place.devices is None:
     return {}
@@ -186,4 +180,4 @@ def buffers_elsewhere(config: Config, stage: StageConfig, where: Target,
   return {"used_bytes": seen["used_bytes"],
           "spare_share": 1 - seen["used_bytes"] / where.hbm,
           "largest_buffers": seen["largest_buffers"],
-          "seen_on": place.topology}
+          "seen_on": seen["seen_on"]}
