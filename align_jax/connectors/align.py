@@ -159,6 +159,7 @@ class Align(Connector):
       That is the cheaper form to train; without it the logits are those of
       the whole vocabulary, as when words are removed after training.
   """
+  keeps_grid = True
   preset: str = "paper"
   relu: bool | None = None
   out_norm: bool | None = None

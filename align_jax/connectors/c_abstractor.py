@@ -121,6 +121,7 @@ class CAbstractor(Connector):
     width: E.
     depth: blocks before and after the pooling.
   """
+  keeps_grid = True
   latents: int = 144
   width: int = 1024
   depth: int = 3

@@ -12,6 +12,8 @@ class Linear(Connector):
   Parameters: `kernel_cd` f[C,D], `bias_d` f[D].
   """
 
+  keeps_grid = True
+
   @nn.compact
   def __call__(self, features: jax.Array, image_mask: jax.Array,
                context: Context) -> ConnectorOutput:

@@ -33,6 +33,7 @@ class MLP(Connector):
     newline: a learnt token, special token 0, that ends each row of patches
       where an image is cut into tiles (LLaVA-NeXT).
   """
+  keeps_grid = True
   activation: str = "gelu"
   newline: bool = False
 

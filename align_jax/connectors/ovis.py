@@ -40,6 +40,7 @@ class Ovis(Connector):
     stride: patches joined along an edge.
     indicators: special tokens, 5 as published; 0 is none.
   """
+  keeps_grid = True
   words: int = 65536
   stride: int = 2
   indicators: int = 5

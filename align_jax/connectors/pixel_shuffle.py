@@ -36,6 +36,7 @@ class PixelShuffle(Connector):
     form: "internvl" or "idefics3".
     factor: InternVL 2; Idefics3 2, SmolVLM 3 or 4.
   """
+  keeps_grid = True
   form: str = "internvl"
   factor: int = 2
 

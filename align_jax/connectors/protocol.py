@@ -78,11 +78,15 @@ class Connector(nn.Module):
     dtype: of the computation; parameters keep their own.
     layout: where activations live.
 
-  Class attributes of one that adds to another:
+  Class attributes:
+    keeps_grid: whether tokens that form a square grid are those of the blocks
+      of patches at the same places, row by row; SEA and its like need that.
+  and of one that adds to another:
     extends: the kind whose weights it may start from.
     added: globs over its own parameters that are not the other's, each with
       the parameter that it starts as, or "" for a start of its own.
   """
+  keeps_grid: ClassVar[bool] = False
   extends: ClassVar[str] = ""
   added: ClassVar[Mapping[str, str]] = {}
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from align_jax.build import build
 from align_jax.config import Config
+from align_jax.connectors import CONNECTORS
 from align_jax.errors import InputError
 from align_jax.labels.job import crop_of
 from align_jax.labels.store import (
@@ -92,6 +93,9 @@ class Sea:
     if scope not in SCOPES:
       raise InputError(f"objective_options.{self.name}.scope: {scope!r} is "
                        f"none of {', '.join(SCOPES)}")
+    if window < 1:
+      raise InputError(f"objective_options.{self.name}.window: {window} is "
+                       "below 1")
     if self.learns_temperature and log_scale is None and (
         SCALAR not in config.model.scalars):
       raise InputError(
@@ -101,11 +105,18 @@ class Sea:
     self.window, self.scope, self.log_scale = window, scope, log_scale
     parts = build(config.model)
     self.tokens = parts.tokens_per_image
+    kind = config.model.connector.kind
+    if not CONNECTORS.get(kind).keeps_grid:
+      fit = [k for k in CONNECTORS.names() if CONNECTORS.get(k).keeps_grid]
+      raise InputError(
+          f"objective {self.name}: a visual token of connector {kind!r} looks "
+          "wherever it likes, so it has no patches of its own to learn the "
+          f"words of (those whose tokens have: {', '.join(fit)})")
     try:
       patch_labels.check_grid(parts.model.tower.config.patches, self.tokens)
     except ValueError as error:
       raise InputError(f"objective {self.name} with connector "
-                       f"{config.model.connector.kind!r}: {error}") from error
+                       f"{kind!r}: {error}") from error
     return parts
 
   @classmethod

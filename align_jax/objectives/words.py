@@ -23,10 +23,21 @@ def word_tokens(words: Sequence[str], tokenizer: Any,
       a sentence, "" those at the start of one.
 
   Raises:
-    InputError: words that the tokenizer turns into nothing; all listed.
+    InputError: words that the tokenizer turns into nothing; all listed. Or a
+      tokenizer that joins a word to what stands before its space.
   """
-  found = [tokenizer(lead + word, add_special_tokens=False)["input_ids"]
-           for word in words]
+  ids_of = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+  # Inside a sentence means behind a word: SentencePiece puts a space of its
+  # own before a text, and would make two of a space that begins it.
+  before = "a" if lead else ""
+  known = ids_of(before) if before else []
+  found = [ids_of(before + lead + word) for word in words]
+  if joined := [word for word, ids in zip(words, found)
+                if ids[:len(known)] != known]:
+    raise InputError(
+        f"this LLM's tokenizer joins {before + lead + joined[0]!r} at the "
+        f"space, and {len(joined) - 1} other words; give the option lead=''")
+  found = [ids[len(known):] for ids in found]
   empty = [word for word, ids in zip(words, found) if not ids]
   if empty:
     raise InputError(

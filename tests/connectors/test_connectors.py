@@ -183,6 +183,31 @@ def test_what_is_promised_of_tokens_and_specials_holds(name):
   assert not used or max(used) < special.shape[0]
 
 
+@pytest.mark.parametrize("name", [
+    name for name in CONNECTORS.names() if CONNECTORS.get(name).keeps_grid])
+def test_a_token_of_a_kept_grid_hears_most_of_its_own_patches(name):
+  """As SEA pairs them: a block of patches and the token at its place.
+
+  Convolutions hear a neighbour's edge too, so that some may be off.
+  """
+  side, patches = 8, 64
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(1, 1, patches, C)).astype("f")
+  moved = np.repeat(features, patches, 0)
+  moved[np.arange(patches), 0, np.arange(patches)] *= -1
+  context = Context(_inputs()[1].embed_vd, jnp.ones((1, 1), jnp.int32))
+  module = _make(name, **(dict(latents=16) if name == "c_abstractor" else {}))
+  params = _random_params(module, features, context)
+  tokens = lambda x: module.apply({"params": params}, x, jnp.ones(
+      x.shape[:2], bool), context.replace(image_segment_ids=jnp.ones(
+          x.shape[:2], jnp.int32))).tokens
+  change = np.square(tokens(moved) - tokens(features)).sum(-1)[:, 0]
+  across = round(change.shape[1] ** 0.5)
+  block, at = side // across, np.arange(patches)
+  own = at // side // block * across + at % side // block
+  assert np.mean(change.argmax(-1) == own) > 0.8
+
+
 def test_linear_is_one_map():
   features, context = _inputs()
   module = _make("linear")

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from align_jax.config import (
   Config,
@@ -147,6 +149,41 @@ def test_a_word_is_the_mean_of_its_sub_words():
   np.testing.assert_allclose(got[0, 1], embed[[2, 0, 1]].mean(0), rtol=1e-6)
 
 
+def _sentencepiece() -> PreTrainedTokenizerFast:
+  """Llama-2's normaliser: a space before the text, and each space a letter."""
+  pieces = ["<unk>", "\u2581", "\u2581a", "\u2581dog", "\u2581cat", "s"]
+  made = tokenizers.Tokenizer(tokenizers.models.Unigram(
+      [(p, -float(len(pieces[1:]) - len(p))) for p in pieces], 0))
+  made.normalizer = tokenizers.normalizers.Sequence([
+      tokenizers.normalizers.Prepend("\u2581"),
+      tokenizers.normalizers.Replace(" ", "\u2581")])
+  return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+def _bytes() -> PreTrainedTokenizerFast:
+  made = tokenizers.Tokenizer(tokenizers.models.BPE())
+  made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+      add_prefix_space=False)
+  made.train_from_iterator(["a dog", "dogs", "a cat", "cat"] * 9,
+                           tokenizers.trainers.BpeTrainer(
+      show_progress=False,
+      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+  return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.mark.parametrize("make", [_sentencepiece, _bytes])
+def test_a_word_has_the_tokens_that_it_has_inside_a_sentence(make):
+  tokenizer = make()
+  of = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+  table = words.word_tokens(["dog", "cats"], tokenizer)
+  for word, row in zip(("dog", "cats"), table):
+    own = [i for i in row.tolist() if i >= 0]
+    assert of(f"a {word}") == of("a") + own
+  assert (table[0] >= 0).sum() == 1  # no space by itself
+  alone = words.word_tokens(["dog", "cats"], tokenizer, lead="")
+  assert [i for i in alone[0].tolist() if i >= 0] == of("dog")
+
+
 def test_a_bad_word_list_is_refused(tmp_path):
   with pytest.raises(InputError, match="no tokens in this LLM.*'42'"):
     words.word_tokens(["a", "42"], Letters())
@@ -275,10 +312,23 @@ def test_what_cannot_be_is_refused_when_it_is_made(objective):
     objective(config(scalars={}))
   with pytest.raises(InputError, match="none of global, per_device"):
     objective(config(), scope="devices")
+  with pytest.raises(InputError, match="window: 0 is below 1"):
+    objective(config(), window=0)
   tower = PartConfig(kind="clip", class_token=True, config=dict(
       image_size=10, patch_size=2, **SIZES))
   with pytest.raises(InputError, match="connector 'linear'.*class token"):
     objective(config(tower=tower))
+
+
+@pytest.mark.parametrize("kind, options", [
+    ("perceiver", dict(latents=25, depth=1, heads=2, head_width=4)),
+    ("qformer", dict(queries=25, depth=1, width=8, heads=2, mlp_width=8,
+                     words=11, positions=8, text=False))])
+def test_tokens_that_look_wherever_they_like_are_refused(
+    objective, kind, options):
+  """As many as patches, and yet of none: a square number is not enough."""
+  with pytest.raises(InputError, match=f"{kind!r} looks wherever.*mlp"):
+    objective(config(connector=ConnectorConfig(kind, options)))
 
 
 def test_labels_of_other_patches_are_refused(objective, tmp_path):
