@@ -1,14 +1,21 @@
 """`align-jax label`: words for the patches of a data set's images."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from align_jax.cli.stdout import kept_clean
 from align_jax.cli.which_run import print_json
 from align_jax.errors import InputError
+
+if TYPE_CHECKING:
+  from align_jax.labels.job import Progress
 
 DESCRIPTION = """Labels every patch of a data set's images with words.
 
@@ -49,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="paper or recommended: --how, --layer, --sign and --n "
       "(default: %(default)s)")
   add("--how", default="", help="patch features (default: the preset's)")
-  add("--layer", type=int, default=-1,
-      help="last layer to run, from the end (default: %(default)s)")
+  add("--layer", type=int,
+      help="last layer to run, from the end (default: the preset's)")
   add("--sign", type=_sign, metavar="1|-1|check",
-      help="of the cosine (default: -1 for raw, else 1)")
+      help="of the cosine (default: the preset's; with another --how -1 for "
+      "raw, else 1)")
   add("--n", type=int,
       help="words of a patch (default: the preset's)")
   add("--threshold", type=float, default=0.0,
@@ -88,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
           f"{manifest['patches']} patches, "
           f"{100 * manifest['unlabelled_share']:.1f} % of the patches without "
           "a label")
+    if broken := manifest.get("unreadable"):
+      print(f"{len(broken):,} images could not be read and have no labels:",
+            *broken[:10], *["..."] * (len(broken) > 10), sep="\n  ")
   else:
     print(f"{args.out}: this process's part is done")
   return 0
@@ -96,8 +107,6 @@ def run(args: argparse.Namespace) -> int:
 def make(args: argparse.Namespace) -> dict:
   """Runs the job and gives its manifest."""
   import jax
-  from tqdm import tqdm
-
   from align_jax.config import MeshConfig
   from align_jax.data import SOURCES
   from align_jax.hub.tower_face import load_tower
@@ -111,8 +120,8 @@ def make(args: argparse.Namespace) -> dict:
   if args.of:
     if not args.kind:
       raise InputError("--of needs --as, what to make of those labels")
-    with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
-      return derive(args.kind, args.of, args.out, progress=bar.update)
+    with _bar() as progress:
+      return derive(args.kind, args.of, args.out, progress=progress)
   if missing := [f"--{n}" for n in ("tower", "words", "source")
                  if getattr(args, n) is None]:
     raise InputError(f"labels need {', '.join(missing)}, or --of other labels")
@@ -123,14 +132,16 @@ def make(args: argparse.Namespace) -> dict:
   mesh = make_mesh(MeshConfig(data=-1), own) if len(own) > 1 else None
   tower = load_tower(args.tower, mesh=mesh)
   check(args.preset)
-  how = args.how or label_preset(args.preset, tower.spec.kind)["how"]
+  preset = label_preset(args.preset, tower.spec.kind)
+  how = args.how or preset["how"]
+  sign = preset["sign"] if how == preset["how"] else (
+      -1.0 if how == "raw" else 1.0)
   plan = job.Plan(
       tower=args.tower, words=args.words, source=args.source, how=how,
-      layer=args.layer, n=(
+      layer=preset["layer"] if args.layer is None else args.layer, n=(
           TRAINING[args.preset]["n"] if args.n is None else args.n),
       threshold=args.threshold, shard=args.shard,
-      sign=args.sign if isinstance(args.sign, float) else (
-          -1.0 if how == "raw" else 1.0),
+      sign=args.sign if isinstance(args.sign, float) else sign,
       crop_from=args.crop_from, templates=tuple(args.template or ("{}",)))
   source = SOURCES.get(args.source["kind"])(**args.source.get("options", {}))
   if args.sign == "check":
@@ -139,8 +150,26 @@ def make(args: argparse.Namespace) -> dict:
     print(f"sign {sign:g}: mean cosine {found['things']:.3f} of things with "
           f"their words, {found['background']:.3f} of the background",
           file=sys.stderr)
-  with tqdm(desc="images", unit="image", dynamic_ncols=True) as bar:
+  with _bar() as progress:
     return job.label(
         plan, source, tower, Path(args.out), batch=args.batch, mesh=mesh,
         process=jax.process_index(), processes=jax.process_count(),
-        progress=bar.update)
+        progress=progress)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator["Progress"]:
+  """A bar of the examples, since their number is known, with images/s."""
+  from tqdm import tqdm
+  with tqdm(desc="examples", unit="example", dynamic_ncols=True) as bar:
+    start, images = time.monotonic(), 0
+
+    def progress(more: int, left: int) -> None:
+      nonlocal images
+      images += more
+      bar.total = bar.total or bar.n + left
+      bar.update(bar.total - left - bar.n)
+      seconds = max(time.monotonic() - start, 1e-9)
+      bar.set_postfix_str(f"{images / seconds:.1f} images/s")
+
+    yield progress

@@ -105,9 +105,14 @@ class Tower:
       BadImage: one is missing or broken, or an array of another kind.
       ValueError: there is none.
     """
-    read = [self._reader(image) for image in listed(images)]
+    read = [self.reader(image) for image in listed(images)]
     if not read:
       raise ValueError("no images to process")
+    return self.normalised(read)
+
+  def normalised(self, read: Sequence[tuple[np.ndarray, np.ndarray]],
+                 ) -> jax.Array:
+    """What `reader` gave of B images -> normalised pixels f32[B,H,W,3]."""
     pixels, boxes = map(np.stack, zip(*read))
     return normalise(jnp.asarray(pixels), jnp.asarray(boxes),
                      self.config.mean, self.config.std)
@@ -233,11 +238,12 @@ class Tower:
       InputError: it has no image processor.
     """
     other = copy.copy(self)
-    other._reader = ImageReader(load_processor(source), self.config.image_size)
+    other.reader = ImageReader(load_processor(source), self.config.image_size)
     return other
 
   @functools.cached_property
-  def _reader(self) -> ImageReader:
+  def reader(self) -> ImageReader:
+    """A picture -> what this tower sees of it, u8[H,W,3] with its box."""
     processor = (load_processor(self.spec)
                  if processor_fields(self.spec.path) else None)
     return ImageReader(processor, self.config.image_size)

@@ -1,6 +1,7 @@
 """Looking at labels: words laid over patches, and what the words add up to."""
 
 import collections
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def inspect_labels(folder: str | Path, images: int = 6,
   made = labels.manifest
   source = SOURCES.get(made["source"]["kind"])(
       **made["source"].get("options", {}))
-  spec = read_spec(made["tower"], part="tower")
+  # As the labels' pictures were cropped: for the tower that learns from them.
+  spec = made.get("crop_from") or read_spec(made["tower"], part="tower")
   reader = ImageReader(load_processor(spec), made["crop"]["image_size"])
   target = Path(folder) / "inspect"
   target.mkdir(exist_ok=True)
@@ -44,11 +46,13 @@ def inspect_labels(folder: str | Path, images: int = 6,
     old.unlink()
 
   files = []
-  chosen = random.Random(seed).sample(range(len(source)),
-                                      min(images, len(source)))
-  for at, index in enumerate(sorted(chosen)):
-    image = source[index]["images"][0]
-    key, data = image_key(image)
+  order = random.Random(seed).sample(range(len(source)), len(source))
+  # Examples without a picture, and pictures that are broken, have no labels.
+  found = (image_key(source[index]["images"][0]) for index in order
+           if source[index]["images"])
+  chosen = itertools.islice(
+      ((key, data) for key, data in found if key in labels), images)
+  for at, (key, data) in enumerate(chosen):
     ids, scores = labels[key]
     files.append(target / f"image_{at:02}.png")
     files[-1].write_bytes(words_over_patches(

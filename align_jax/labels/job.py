@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax.data.example import Example
+from align_jax.data.images import BadImage, ImageReader
 from align_jax.errors import InputError
 from align_jax.labels import store
 from align_jax.labels.store import digest, read_words
@@ -84,7 +85,7 @@ def manifest_of(plan: Plan, tower: Any, words: Sequence[str],
       "templates": list(plan.templates),
       "words": len(words), "words_sha256": digest(words),
       "tower_sha256": fingerprint(Path(tower.spec.path)),
-      "crop": crop_of(tower._reader.processor, tower.config.image_size),
+      "crop": crop_of(tower.reader.processor, tower.config.image_size),
       "patches": tower.config.patches, "examples": examples,
       "shards": max(-(-examples // plan.shard), 1)}
 
@@ -120,10 +121,14 @@ def image_key(image: Any) -> tuple[bytes, bytes]:
   return hashlib.sha256(data).digest(), data
 
 
+# Told how many more images are done, and how many examples are left.
+Progress = Callable[[int, int], None]
+
+
 def label(plan: Plan, source: Any, tower: Any, folder: str | Path, *,
           batch: int = 32, mesh: Any = None, process: int = 0,
           processes: int = 1,
-          progress: Callable[[int], None] = lambda images: None,
+          progress: Progress = lambda images, left: None,
           ) -> dict[str, Any]:
   """Labels all images of a source, or goes on where it was stopped.
 
@@ -136,15 +141,16 @@ def label(plan: Plan, source: Any, tower: Any, folder: str | Path, *,
     mesh: over whose devices the word list is cut; the tower's.
     process: this one's number of `processes`; 0 writes the index, once all
       shards are there.
-    progress: told of each batch how many images it had.
+    progress: told at the start, after each batch and after each shard.
 
   Returns:
-    The manifest, with `images` and `unlabelled_share`, the share of patches
-    without a label, where this process finished the job.
+    The manifest; where this process finished the job also `images`,
+    `unlabelled_share`, the share of patches without a label, and `unreadable`,
+    what is wrong with each image that has none since it is broken.
 
   Raises:
-    InputError: the folder has labels made with something else, an image that
-      cannot be read, or scores that are not numbers.
+    InputError: the folder has labels made with something else, an image file
+      that is not there, or scores that are not numbers.
   """
   folder = Path(folder)
   if plan.crop_from:
@@ -156,10 +162,15 @@ def label(plan: Plan, source: Any, tower: Any, folder: str | Path, *,
   todo = [s for s in range(process, shards, processes)
           if not (folder / store.shard_name(s, shards)).exists()]
   if todo:
+    size = lambda shard: len(_examples(plan, source, shard))
+    left = sum(map(size, todo))
+    progress(0, left)
     find = _finder(plan, tower, words, folder, mesh)
     for shard in todo:
       _write_shard(plan, source, tower, folder, shard, shards, find, batch,
-                   progress)
+                   lambda images, done, left=left: progress(
+                       images, left - done))
+      left -= size(shard)
   if process == 0 and all((folder / store.shard_name(s, shards)).exists()
                           for s in range(shards)):
     manifest |= _finish(folder, manifest)
@@ -230,32 +241,54 @@ def _text_features(plan: Plan, tower: Any, words: Sequence[str],
   return found
 
 
+def _examples(plan: Plan, source: Any, shard: int) -> range:
+  """Those of a shard."""
+  return range(shard * plan.shard, min((shard + 1) * plan.shard, len(source)))
+
+
 def _write_shard(plan: Plan, source: Any, tower: Any, folder: Path, shard: int,
                  shards: int, find: Finder, batch: int,
-                 progress: Callable[[int], None]) -> None:
+                 told: Callable[[int, int], None]) -> None:
+  """One shard; `told` of each batch how many images, and examples so far."""
   from array_record.python import array_record_module as records
 
-  examples = (source[i] for i in range(
-      shard * plan.shard, min((shard + 1) * plan.shard, len(source))))
+  examples = _examples(plan, source, shard)
   scratch = folder / f"{store.shard_name(shard, shards)}.writing"
   writer = records.ArrayRecordWriter(str(scratch), "group_size:1")
-  for keys, files in _batches(examples, batch):
-    filled = files + files[:1] * (batch - len(files))
-    words, scores = find(tower.process(filled))
-    for key, ids, values in zip(keys, words, scores):
-      writer.write(store.encode(key, ids, values))
-    progress(len(keys))
+  keys, pictures = [], []
+
+  def flush(done: int) -> None:
+    if keys:
+      # Filled up, so that one shape is compiled.
+      filled = pictures + pictures[:1] * (batch - len(pictures))
+      words, scores = find(tower.normalised(filled))
+      for key, ids, values in zip(keys, words, scores):
+        writer.write(store.encode(key, ids, values))
+    told(len(keys), done)
+    keys.clear()
+    pictures.clear()
+
+  for done, key, picture in _pictures(map(source.__getitem__, examples),
+                                      tower.reader):
+    if isinstance(picture, str):
+      writer.write(store.encode_unreadable(picture))
+      continue
+    keys.append(key)
+    pictures.append(picture)
+    if len(keys) == batch:
+      flush(done)
+  flush(len(examples))
   writer.close()
   scratch.replace(folder / store.shard_name(shard, shards))
 
 
-def _batches(examples: Iterator[Example],
-             size: int) -> Iterator[tuple[list[bytes], list[bytes]]]:
-  """Keys and files of a shard's images, each once, in order."""
+def _pictures(examples: Iterable[Example], reader: ImageReader,
+              ) -> Iterator[tuple[int, bytes, Any]]:
+  """(examples before it, key, what is read or why it cannot be), each image
+  once, in order."""
   seen: set[bytes] = set()
-  keys, files = [], []
-  for example in examples:
-    for image in example["images"]:
+  for done, example in enumerate(examples):
+    for slot, image in enumerate(example["images"]):
       try:
         key, data = image_key(image)
       except OSError as error:
@@ -263,13 +296,10 @@ def _batches(examples: Iterator[Example],
       if key in seen:
         continue
       seen.add(key)
-      keys.append(key)
-      files.append(data)
-      if len(keys) == size:
-        yield keys, files
-        keys, files = [], []
-  if keys:
-    yield keys, files
+      try:
+        yield done, key, reader(data)
+      except BadImage as error:
+        yield done, key, f"{example['origin']}: image {slot}: {error}"
 
 
 def _finish(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -277,13 +307,17 @@ def _finish(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   from array_record.python import array_record_data_source as records
 
   places: dict[bytes, tuple[int, int]] = {}
+  unreadable = []
   empty = patches = 0
   for shard in range(manifest["shards"]):
     source = records.ArrayRecordDataSource(
         str(folder / store.shard_name(shard, manifest["shards"])))
     for place in range(len(source)):
-      key, words, _ = store.decode(source.__getitem__(place),
-                                   manifest["patches"], manifest["n"])
+      record = source.__getitem__(place)
+      if reason := store.unreadable(record):
+        unreadable.append(reason)
+        continue
+      key, words, _ = store.decode(record, manifest["patches"], manifest["n"])
       if key in places:
         continue  # the same image in an earlier shard
       places[key] = shard, place
@@ -292,4 +326,5 @@ def _finish(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
   store.write_index(folder, places)
   (folder / _TEXT).unlink(missing_ok=True)
   return {"images": len(places),
-          "unlabelled_share": empty / max(patches, 1)}
+          "unlabelled_share": empty / max(patches, 1),
+          "unreadable": unreadable}

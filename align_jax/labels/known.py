@@ -7,7 +7,6 @@
 
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ import numpy as np
 
 from align_jax.errors import InputError
 from align_jax.labels import store
-from align_jax.labels.job import Plan, image_key
+from align_jax.labels.job import Plan, Progress, image_key
 from align_jax.labels.store import read_words
 
 KINDS = ("true", "shuffled")
 
 
 def derive(kind: str, of: str | Path, folder: str | Path, seed: int = 0,
-           progress: Callable[[int], None] = lambda images: None,
+           progress: Progress = lambda images, left: None,
            ) -> dict[str, Any]:
   """Writes labels of the images, word list and crop of other labels.
 
@@ -31,7 +30,7 @@ def derive(kind: str, of: str | Path, folder: str | Path, seed: int = 0,
     of: folder of finished labels.
     folder: to be made.
     seed: of the exchange.
-    progress: told how many more images are done.
+    progress: told of each image.
 
   Returns:
     The manifest, with `images` and `unlabelled_share`.
@@ -52,19 +51,21 @@ def derive(kind: str, of: str | Path, folder: str | Path, seed: int = 0,
   writer = records.ArrayRecordWriter(str(folder / name), "group_size:1")
   places: dict[bytes, tuple[int, int]] = {}
   empty = 0
+  progress(0, len(labels))
   for key, words, scores in make(labels, seed):
     writer.write(store.encode(key, words, scores))
     places[key] = 0, len(places)
     empty += int((words < 0).all(-1).sum())
-    progress(1)
+    progress(1, max(len(labels) - len(places), 0))
   writer.close()
   manifest = labels.manifest | {"how": kind, "of": labels.manifest["how"],
                                 "seed": seed, "shards": 1, "shard": len(places)}
   (folder / store.WORDS).write_text(
       labels.words_file.read_text(encoding="utf-8"), encoding="utf-8")
+  store.write_index(folder, places)
+  # Last: without it the folder is free, so that the command can be repeated.
   (folder / store.MANIFEST).write_text(
       json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-  store.write_index(folder, places)
   return manifest | {"images": len(places), "unlabelled_share": empty / max(
       len(places) * labels.patches, 1)}
 
@@ -120,7 +121,8 @@ def check_sign(plan: Plan, tower: Any, source: Any,
     (`things`) and on patches without anything (`background`).
 
   Raises:
-    InputError: the source does not know what its patches show.
+    InputError: the source does not know what its patches show, or none shows
+      a word of the list.
   """
   if not hasattr(source, "truth"):
     raise InputError("the sign cannot be checked with a source that does not "
@@ -140,6 +142,12 @@ def check_sign(plan: Plan, tower: Any, source: Any,
       own = cosine_pq[:, place[word]]
       on += [float(c) for c, true in zip(own, truth) if word in true]
       off += [float(c) for c, true in zip(own, truth) if not true]
+  if not on or not off:
+    raise InputError(
+        f"the sign cannot be checked: of {len(words):,} words in {plan.words} "
+        f"{'some are' if on else 'none is'} shown by a patch of "
+        f"{min(source.scenes, most)} images, and {'some' if off else 'no'} "
+        "patches show nothing; give the sign")
   things, background = float(np.mean(on)), float(np.mean(off))
   return (1.0 if things > background else -1.0), {
       "things": things, "background": background}

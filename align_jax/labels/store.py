@@ -6,7 +6,8 @@
   index.npz         where each image is; written last, so it marks the end
 
 A record is an image's SHA-256 (of its file), its words i32[P,n] and their
-scores f16[P,n], -1 and 0 where a patch has fewer than n.
+scores f16[P,n], -1 and 0 where a patch has fewer than n. Of an image that
+could not be read it is 32 zeros and the reason.
 """
 
 import hashlib
@@ -41,6 +42,16 @@ def decode(record: bytes, patches: int,
   scores = np.frombuffer(record, "<f2", cells, _KEY + 4 * cells)
   return (record[:_KEY], words.reshape(patches, n).astype(np.int32),
           scores.reshape(patches, n).astype(np.float32))
+
+
+def encode_unreadable(reason: str) -> bytes:
+  """The record of an image that could not be read."""
+  return bytes(_KEY) + reason.encode()
+
+
+def unreadable(record: bytes) -> str:
+  """Why its image could not be read; "" of a record that has labels."""
+  return "" if any(record[:_KEY]) else record[_KEY:].decode()
 
 
 def write_index(folder: Path, keys: Mapping[bytes, tuple[int, int]]) -> None:

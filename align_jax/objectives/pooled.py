@@ -15,7 +15,7 @@ from align_jax.parallel.layout import Layout
 
 
 class Samples(NamedTuple):
-  """Up to S samples a row.
+  """Up to S samples a row, each at the place of its first image; S = N.
 
   Attributes:
     image: f32[B,S,D], mean of a sample's visual tokens.
@@ -27,28 +27,40 @@ class Samples(NamedTuple):
   keep: jax.Array
 
 
+def samples(slots: jax.Array) -> jax.Array:
+  """i32[B,S]: the sample of which a slot i32[B,N] holds the first image, or 0.
+
+  A row has more samples than slots where some have no image.
+  """
+  again = (slots[:, :, None] == slots[:, None]) & jnp.tri(
+      slots.shape[1], k=-1, dtype=bool)
+  return jnp.where(again.any(-1), 0, slots)
+
+
+def labelled(batch: dict[str, Any], ids: jax.Array) -> jax.Array:
+  """b[B,S,L]: the positions that a sample is supervised on."""
+  return (ids > 0)[..., None] & (
+      batch["segment_ids"][:, None] == ids[..., None]) & (
+          batch["loss_weights"][:, None] > 0)
+
+
 def present(batch: dict[str, Any]) -> jax.Array:
   """b[B,S]: samples with an image and a labelled word; S = N image slots."""
-  count = batch["image_segment_ids"].shape[1]
-  ids = jnp.arange(1, count + 1)
-  has_image = (batch["image_segment_ids"][:, None] == ids[:, None]).any(-1)
-  labelled = (batch["segment_ids"][:, None] == ids[:, None]) & (
-      batch["loss_weights"][:, None] > 0)
-  return has_image & labelled.any(-1)
+  return labelled(batch, samples(batch["image_segment_ids"])).any(-1)
 
 
 def pool(outputs: dict[str, Any], batch: dict[str, Any],
          layout: Layout) -> Samples:
   """Both sides of every sample of a batch."""
   slots = batch["image_segment_ids"]
-  ids = jnp.arange(1, slots.shape[1] + 1)
+  ids = samples(slots)
   mean = lambda weights, x: jnp.einsum(
       "bsl,bld->bsd", weights, x) / jnp.maximum(
           weights.sum(-1, keepdims=True), 1)
-  own = (slots[:, None] == ids[:, None]).astype(jnp.float32)
+  own = ((slots[:, None] == ids[..., None]) & (ids > 0)[..., None]).astype(
+      jnp.float32)
   image = mean(own, outputs["visual_tokens"].astype(jnp.float32).mean(2))
-  words = (batch["segment_ids"][:, None] == ids[:, None]) & (
-      batch["loss_weights"][:, None] > 0)
+  words = labelled(batch, ids)
   table = jax.lax.stop_gradient(outputs["embed_vd"])
   embedded = embed_lookup(table, batch["targets"], dtype=table.dtype,
                           layout=layout).astype(jnp.float32)

@@ -80,7 +80,7 @@ def test_labels_are_found_without_drawing(made, tmp_path):
       known_by_name[4]["extras"]["sea_words"], wanted)
 
 
-def test_the_sign_is_that_which_ranks_things_first(made):
+def test_the_sign_is_that_which_ranks_things_first(made, tmp_path):
   _, plan, tower = made
 
   class Turned:
@@ -98,6 +98,10 @@ def test_the_sign_is_that_which_ranks_things_first(made):
   assert other["things"] == pytest.approx(-found["things"])
   with pytest.raises(InputError, match="does not know what its patches show"):
     known.check_sign(plan, tower, object())
+  (tmp_path / "words.txt").write_text("quark\nlepton\n")
+  with pytest.raises(InputError, match="of 2 words .* none is shown"):
+    known.check_sign(dataclasses.replace(
+        plan, words=str(tmp_path / "words.txt")), tower, source)
 
 
 def test_verb(made, tmp_path, capsys):

@@ -24,7 +24,7 @@ from align_jax.data.icon_scenes import IconScenes  # noqa: E402
 from align_jax.data.labelled import Labelled  # noqa: E402
 from align_jax.errors import InputError  # noqa: E402
 from align_jax.hub.tower_face import load_tower  # noqa: E402
-from align_jax.labels import job, store  # noqa: E402
+from align_jax.labels import job, presets, store  # noqa: E402
 from align_jax.parallel.mesh import make_mesh  # noqa: E402
 
 TOWER = "pkg:align_jax/weights/mini_clip"
@@ -73,8 +73,10 @@ def made(tower, source, words, tmp_path_factory):
   folder = tmp_path_factory.mktemp("labels") / "found"
   counts = []
   manifest = job.label(plan(words), source, tower, folder, batch=5,
-                       progress=counts.append)
-  assert sum(counts) == 23
+                       progress=lambda *told: counts.append(told))
+  assert sum(images for images, _ in counts) == 23
+  left = [left for _, left in counts]
+  assert left[0] == 23 and left[-1] == 0 and left == sorted(left)[::-1]
   return folder, manifest
 
 
@@ -103,7 +105,7 @@ def test_a_job_that_was_stopped_leaves_the_same_files(
   class Stop(Exception):
     pass
 
-  def stop(images):
+  def stop(images, _):
     nonlocal left
     left -= images
     if left <= 0:
@@ -118,7 +120,7 @@ def test_a_job_that_was_stopped_leaves_the_same_files(
   assert (tmp_path / "text_features.npy").is_file()
   monkeypatch.setattr(type(tower), "text", None)  # not computed once more
   job.label(plan(words), source, tower, tmp_path, batch=5,
-            progress=done.append)
+            progress=lambda images, left: done.append(images))
   assert not (tmp_path / "text_features.npy").exists()
   assert sum(done) == 15  # the first shard of 8 was not done again
   names = {p.name for p in tmp_path.iterdir()}
@@ -184,6 +186,45 @@ def test_bad_plans_and_bad_scores(tower, source, words, tmp_path,
   with pytest.raises(InputError, match="not numbers"):
     job.label(plan(words), source, tower, tmp_path / "b")
   assert not list((tmp_path / "b").glob("*.array_record"))
+
+
+def test_a_broken_image_is_counted_and_left_without_labels(
+    tower, source, words, tmp_path):
+  good = [source[i]["images"][0] for i in range(3)]
+  example = lambda i, images: {"id": str(i), "origin": f"list.json:{i}",
+                               "images": images, "conversation": []}
+  broken = b"\x89PNG\r\n broken"
+  data = [example(0, good[:1]), example(1, []), example(2, [good[1], broken]),
+          example(3, good[2:])]
+  manifest = job.label(plan(words, shard=2), data, tower, tmp_path, batch=2)
+  assert manifest["images"] == 3
+  assert len(manifest["unreadable"]) == 1
+  assert manifest["unreadable"][0].startswith("list.json:2: image 1: ")
+  labels = store.Labels(tmp_path)
+  assert all(job.image_key(image)[0] in labels for image in good)
+  assert job.image_key(broken)[0] not in labels
+  again = job.label(plan(words, shard=2), data, tower, tmp_path, batch=2)
+  assert again == manifest
+  with pytest.raises(InputError, match="list.json:0: .*not_there"):
+    job.label(plan(words), [example(0, ["not_there.png"])], tower,
+              tmp_path / "b")
+
+
+def test_the_preset_says_how_patches_are_read(source, words, tmp_path,
+                                              monkeypatch, capsys):
+  monkeypatch.setitem(presets.LABELS["paper"], "clip",
+                      dict(how="maskclip", sign=-1.0, layer=-2))
+  options = json.dumps({"kind": "easy_vqa", "options": {
+      "split": "test[:1%]", "form": "captions"}})
+  argv = ["label", "--tower", TOWER, "--words", words, "--source", options,
+          "--json", "--n", "2"]
+  assert main([*argv, "--out", str(tmp_path / "a")]) == 0
+  made = json.loads(capsys.readouterr().out)
+  assert (made["how"], made["sign"], made["layer"]) == ("maskclip", -1.0, -2)
+  assert main([*argv, "--out", str(tmp_path / "b"), "--how", "surgery",
+               "--layer", "-1"]) == 0
+  made = json.loads(capsys.readouterr().out)
+  assert (made["how"], made["sign"], made["layer"]) == ("surgery", 1.0, -1)
 
 
 def test_examples_come_with_their_labels(made, source, monkeypatch):

@@ -12,6 +12,7 @@ from align_jax.errors import InputError
 from align_jax.evals.study import load_study
 from align_jax.hub.pretrained import load_processor
 from align_jax.hub.tower_face import load_tower
+from align_jax.inspect.labels import inspect_labels
 from align_jax.labels import job
 from align_jax.labels.presets import LABELS, TRAINING, label_preset
 
@@ -63,7 +64,8 @@ def test_presets_that_there_are_not():
     label_preset("paper", "dinov2")
 
 
-def test_labels_are_of_the_crop_of_the_tower_that_learns(tmp_path):
+def test_labels_are_of_the_crop_of_the_tower_that_learns(
+    tmp_path, monkeypatch):
   """A teacher of 64 pixels a side labels what a student will see."""
   other = load_processor(TOWER).__class__(
       size={"shortest_edge": 96}, crop_size={"height": 64, "width": 64})
@@ -76,15 +78,15 @@ def test_labels_are_of_the_crop_of_the_tower_that_learns(tmp_path):
 
   class Source:
     def __len__(self):
-      return 1
+      return 2
 
     def __getitem__(self, i):
-      return {"images": [picture], "origin": "here"}
+      return {"images": [picture] * (i > 0), "origin": "here"}
 
   words = tmp_path / "words.txt"
   words.write_text("red\nblue\ncircle\n")
   tower = load_tower(TOWER)
-  plan = job.Plan(tower=TOWER, words=str(words), source={}, how="maskclip",
+  plan = job.Plan(tower=TOWER, words=str(words), source={"kind": "x"}, how="maskclip",
                   sign=1.0, n=2, crop_from=str(tmp_path / "student"))
   manifest = job.label(plan, Source(), tower, tmp_path / "labels", batch=1)
   student = load_processor(tmp_path / "student")
@@ -96,3 +98,13 @@ def test_labels_are_of_the_crop_of_the_tower_that_learns(tmp_path):
       np.asarray(tower.cropping_as(tmp_path / "student").process([picture])),
       own)
   assert np.abs(own - np.asarray(tower.process([picture]))).max() > 0.1
+
+  # What is drawn is that crop too; the first example has no picture.
+  drawn = []
+  monkeypatch.setattr("align_jax.data.SOURCES.get",
+                      lambda kind: lambda **options: Source())
+  monkeypatch.setattr("align_jax.inspect.labels.words_over_patches",
+                      lambda pixels, *_: drawn.append(pixels) or b"")
+  inspect_labels(tmp_path / "labels")
+  assert len(drawn) == 1
+  np.testing.assert_array_equal(drawn[0], seen)
