@@ -1,6 +1,5 @@
 """C8: SEA's InfoNCE beside the plain one, and what SEA adds to a step."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -13,17 +12,9 @@ from align_jax.bench.cases import Ready, made_up, ready
 from align_jax.bench.figure import Figure
 from align_jax.bench.timing import paired, temporaries
 from align_jax.build import build
-from align_jax.config import (
-  Config,
-  ConnectorConfig,
-  DataConfig,
-  MeshConfig,
-  ModelConfig,
-  PartConfig,
-  SourceConfig,
-  StageConfig,
-)
+from align_jax.config import load_config
 from align_jax.ops.info_nce import info_nce, plain_info_nce
+from align_jax.validate import validate
 
 PAIRS = (4096, 512)  # N and D
 WORDS = 4096  # of the word list that made-up labels are from
@@ -67,36 +58,25 @@ def run(options: Options) -> Iterator[Figure]:
 
 
 def mini_step(sea: bool, seed: int = 0) -> Ready:
-  """A step of SEA's miniature (configs/mini/sea.py) on made-up rows.
+  """A step of SEA's miniature on made-up features: its first stage.
 
-  Captions of four images a row; the connector alone is trained.
+  The config is configs/mini/sea.py itself, arm "recommended" or "off"; tower
+  and language model have the sizes that they are trained at there.
   """
-  tower = PartConfig(kind="clip", config=dict(
-      image_size=96, patch_size=24, width=128, layers=4, heads=4,
-      mlp_width=512))
-  decoder = PartConfig(kind="llama", config=dict(
-      vocab_size=2048, width=192, layers=4, heads=6, mlp_width=512))
-  stage = StageConfig("pretrain", 1000, {"connector/*": 1e-3},
-                      schedule="constant")
-  config = Config(
-      "mini", ModelConfig(tower=tower, connector=ConnectorConfig("mlp"),
-                          decoder=decoder, dtype="float32",
-                          frozen_dtype="float32", remat="none"),
-      DataConfig(sources={"none": SourceConfig("llava")}, rows=12,
-                 row_length=160, images_per_row=4, labels_per_row=96),
-      (stage,), mesh=MeshConfig(data=1))
+  given = load_config(f"mini/sea:arm={'recommended' if sea else 'off'}")
+  given.model.tower = load_config("mini/icon_clip").model.tower
+  given.model.decoder = load_config("mini/lm").model.decoder
+  config = validate(given)
+  stage, parts = config.stages[0], build(config.model)
+  batch = made_up(config, stage, parts, seed)
+  tower, rng = parts.model.tower.config, np.random.default_rng(seed)
+  # Features are kept, so that the tower does not run (data.features).
+  batch["images"] = rng.normal(size=(
+      *batch["image_segment_ids"].shape, tower.patches, tower.width)).astype(
+          np.float32)
+  # Each of a row's images is a sample's only one there, and has its labels.
+  batch["image_segment_ids"][:] = 1 + np.arange(config.data.images_per_row)
   if sea:
-    stage = dataclasses.replace(
-        stage, objectives={"next_token": 1.0, "sea": 1.0},
-        train=stage.train | {"sea_log_scale": 1e-3})
-    config = dataclasses.replace(
-        config, stages=(stage,), objective_options={
-            "sea": dict(labels="made-up", images=4)},
-        model=dataclasses.replace(config.model, scalars={
-            "sea_log_scale": 0.0}))
-  batch = made_up(config, stage, build(config.model), seed)
-  if sea:
-    rng = np.random.default_rng(seed)
     extras = batch["extras"]
     extras["sea_words"][:] = rng.integers(0, WORDS, extras["sea_words"].shape)
     extras["sea_scores"][:] = rng.random(extras["sea_scores"].shape)

@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def make(args: argparse.Namespace) -> dict:
   """Runs the job and gives its manifest."""
   import jax
+
   from align_jax.config import MeshConfig
   from align_jax.data import SOURCES
   from align_jax.hub.tower_face import load_tower

@@ -36,7 +36,7 @@ import math
 from ml_collections import ConfigDict
 
 from align_jax.errors import InputError
-from align_jax.labels.presets import TRAINING, check
+from align_jax.labels.presets import TRAINING
 from align_jax.registry import nearest
 
 # Table 2, 4 and 5, each with SEA and without.
@@ -80,27 +80,55 @@ CAPTIONS, INSTRUCTIONS = 558_128, 665_298  # samples
 
 DEFAULTS = dict(llm="vicuna_7b", tower="clip", sea="paper", unfreeze="off",
                 objective="sea")
-SWEPT = dict(n=int, window=int, weight=float, log_scale=float, scope=str,
-             tau=float)
+# What may be chosen, and what a number that is swept may be.
+ALLOWED = dict(llm=TOPOLOGY, tower=TOWERS, unfreeze=("on", "off"),
+               sea=(*TRAINING, "off"),
+               objective=("sea", "sea_soft", "patch_cosine"),
+               scope=("global", "per_device"))
+SWEPT = dict(n=(int, 1), window=(int, 1), weight=(float, 0.0),
+             log_scale=(float, -math.inf), tau=(float, 1e-6))
 
 
 def arguments(arg: str) -> dict:
-  """What `arg` chooses, and the numbers it sweeps."""
-  chosen, known = dict(DEFAULTS), [*DEFAULTS, *SWEPT]
+  """What `arg` chooses, and the numbers it sweeps.
+
+  Raises:
+    InputError: all faults of `arg` together.
+  """
+  chosen, faults, known = dict(DEFAULTS), [], [*ALLOWED, *SWEPT]
   for item in filter(None, arg.split(",")):
     name, _, value = item.partition("=")
     if name not in known:
-      raise InputError(f"configs/sea: no argument {name!r}"
-                       f"{nearest(name, known)} (known: {', '.join(known)})")
-    chosen[name] = SWEPT.get(name, str)(value)
-  allowed = dict(llm=TOPOLOGY, tower=TOWERS, unfreeze=("on", "off"))
-  for name, values in allowed.items():
-    if chosen[name] not in values:
-      raise InputError(
-          f"configs/sea: {name}={chosen[name]}{nearest(chosen[name], values)} "
-          f"is none of {', '.join(values)}")
-  if chosen["sea"] != "off":
-    check(chosen["sea"])
+      faults.append(f"no argument {name!r}{nearest(name, known)} "
+                    f"(known: {', '.join(known)})")
+    elif name in ALLOWED:
+      chosen[name] = value
+      if value not in ALLOWED[name]:
+        faults.append(f"{item}{nearest(value, ALLOWED[name])} is none of "
+                      f"{', '.join(ALLOWED[name])}")
+    else:
+      kind, least = SWEPT[name]
+      try:
+        chosen[name] = kind(value)
+      except ValueError:
+        faults.append(f"{item} is no {kind.__name__}")
+        continue
+      if not chosen[name] >= least:
+        faults.append(f"{item} is below {least:g}" + (
+            "; the paper's tau = 0 is log_scale=0" if name == "tau" else ""))
+  of_loss = [name for name in (*SWEPT, "scope") if name in chosen] + [
+      "objective"] * (chosen["objective"] != DEFAULTS["objective"])
+  if chosen["sea"] == "off" and of_loss:
+    faults.append("sea=off has no loss on labels, so no "
+                  + ", ".join(of_loss))
+  temperature = [name for name in ("tau", "log_scale") if name in chosen]
+  if len(temperature) == 2:
+    faults.append("tau is a fixed temperature and log_scale where a learnt "
+                  "one starts: give one of them")
+  if chosen["objective"] == "patch_cosine" and temperature:
+    faults.append(f"patch_cosine has no temperature: {temperature[0]}")
+  if faults:
+    raise InputError("configs/sea: " + "; ".join(faults))
   return chosen
 
 
@@ -162,13 +190,13 @@ _ADAMW = dict(optimizer="adamw", schedule="cosine", warmup=0.03,
 def _add_sea(c: ConfigDict, stage: dict, chosen: dict, labels: str) -> None:
   """SEA's loss to the stage, by its preset and what is swept."""
   found = TRAINING[chosen["sea"]] | {
-      k: v for k, v in chosen.items() if k in SWEPT}
+      k: v for k, v in chosen.items() if k in SWEPT or k == "scope"}
   name = chosen["objective"]
   options = dict(labels=labels, n=found["n"], window=found["window"],
                  scope=found["scope"], lead=found["lead"])
   if "tau" in found:
     options["log_scale"] = -math.log(found["tau"])
-  else:
+  elif name != "patch_cosine":  # which has none
     c.model.scalars = {"sea_log_scale": found["log_scale"]}
     stage["train"]["sea_log_scale"] = found["rate"]
   stage["objectives"] = {"next_token": 1.0, name: found["weight"]}

@@ -139,12 +139,22 @@ def test_everything_swept_is_an_argument():
   learnt = read("llava15", "sea=recommended,objective=sea_soft,log_scale=1.5")
   assert learnt.model.scalars == {"sea_log_scale": 1.5}
   assert "sea_soft" in learnt.stages[0].objectives
+  cosine = read("llava15", "objective=patch_cosine")
+  assert not cosine.model.scalars
+  assert set(cosine.stages[0].train) == {"connector/*"}
 
 
 @pytest.mark.parametrize("arg, said", [
     ("lm=gemma_2b", "no argument 'lm'; did you mean 'llm'"),
     ("llm=gemma_7b", "llm=gemma_7b; did you mean 'gemma_2b'"),
-    ("sea=papr", "no preset 'papr'; did you mean 'paper'")])
+    ("sea=papr", "sea=papr; did you mean 'paper'"),
+    ("n=abc,window=0", "n=abc is no int; window=0 is below 1"),
+    ("weight=-1", "weight=-1 is below 0"),
+    ("tau=0", "the paper's tau = 0 is log_scale=0"),
+    ("tau=0.5,log_scale=2", "give one of them"),
+    ("sea=off,n=5,weight=0.3", "so no n, weight"),
+    ("objective=vlap", "objective=vlap is none of sea, "),
+    ("objective=patch_cosine,tau=0.1", "has no temperature: tau")])
 def test_arguments_that_there_are_not(arg, said):
   with pytest.raises(InputError, match=said):
     read("llava15", arg)

@@ -86,8 +86,9 @@ def test_labels_are_of_the_crop_of_the_tower_that_learns(
   words = tmp_path / "words.txt"
   words.write_text("red\nblue\ncircle\n")
   tower = load_tower(TOWER)
-  plan = job.Plan(tower=TOWER, words=str(words), source={"kind": "x"}, how="maskclip",
-                  sign=1.0, n=2, crop_from=str(tmp_path / "student"))
+  plan = job.Plan(tower=TOWER, words=str(words), source={"kind": "x"},
+                  how="maskclip", sign=1.0, n=2,
+                  crop_from=str(tmp_path / "student"))
   manifest = job.label(plan, Source(), tower, tmp_path / "labels", batch=1)
   student = load_processor(tmp_path / "student")
   assert manifest["crop"] == job.crop_of(student, 64)
