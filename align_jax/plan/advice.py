@@ -44,13 +44,21 @@ class Advice:
   share: float
 
 
-def advise(config: Config, stage: StageConfig,
-           where: Target) -> Advice | None:
-  """The first change with which the stage is predicted to fit; or None."""
+def advise(config: Config, stage: StageConfig, where: Target,
+           times: float = 1.0) -> Advice | None:
+  """The first change with which the stage is predicted to fit; or None.
+
+  Args:
+    config: of the run.
+    stage: that does not fit.
+    where: it was planned for.
+    times: how many times the predicted bytes a compiler found; changes are
+      predicted to need as many times theirs, if that is more.
+  """
   for flags, why, changed, place in _changes(config, stage, where):
     share = _share(changed, stage.name, place)
-    if share is not None and share <= _FULL:
-      return Advice(flags, why, share)
+    if share is not None and share * max(times, 1.0) <= _FULL:
+      return Advice(flags, why, share * max(times, 1.0))
   return None
 
 

@@ -50,8 +50,9 @@ def plan(config: Config, where: str = "", stage: str = "",
     if not found["fits"]:
       if found["used_bytes"] is None and "refusal" in found:
         found |= buffers_elsewhere(config, one, place, kept)
-      found["advice"] = _said(advise(config, one, place), place, source,
-                              overrides, stage)
+      times = (found["used_bytes"] or 0) / found["predicted_bytes"]
+      found["advice"] = _said(advise(config, one, place, times), place,
+                              source, overrides, stage)
     stages[one.name] = found
     verdicts[one.name] = judge(found)
     found["goals"] = {

@@ -63,6 +63,18 @@ def test_what_is_advised_is_a_config_that_is_taken_and_predicted_to_fit(
       found.share)
 
 
+def test_advice_learns_from_a_compiler_that_found_more(config):
+  c = validate(load_config(config))
+  near, far = (advise(c, c.stages[0], _where("v5e:2x2"), times)
+               for times in (1.0, 3.0))
+  assert near.flags != far.flags and near.share <= 0.85 and far.share <= 0.85
+  moved = next(f.split()[1] for f in far.flags if f.startswith("--topology"))
+  after = validate(load_config(config, [
+      f for f in far.flags if not f.startswith("--")]))
+  plan = _plan(after, "all", _where(moved))
+  assert 3 * plan["predicted_bytes"] <= 0.85 * plan["hbm_bytes"]
+
+
 def test_a_batch_that_advice_changes_is_said(config):
   told = {}
   for rows in (20, 64):
