@@ -10,9 +10,9 @@ the distribution of its scores over the batch's patches:
     + 1/2 sum_j (lse_i s_ij - sum_i c_ij s_ij)
   q_ij = S_ij / sum_j S_ij     c_ij = S_ij / sum_i S_ij
 
-with S_ij the share that word j has in patch i's scores, 0 where it is not among
-them. The form is ours. What it adds to SEA's sum is linear in the visual tokens, so
-nothing of [pairs, pairs] is made for it.
+with S_ij the share that word j has in patch i's scores, 0 where it is not
+among them. The form is ours. What it adds to SEA's sum is linear in the visual
+tokens, so nothing of [pairs, pairs] is made for it.
 """
 
 from typing import Any
