@@ -1,6 +1,7 @@
 """Every test runs on eight virtual CPU devices, offline, in full precision."""
 
 import os
+import pathlib
 import sys
 from collections.abc import Iterator
 
@@ -30,6 +31,19 @@ def shared_compilations(
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
   yield
   jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs() -> Iterator[None]:
+  """Lets go of the programs that a file's tests compiled, where they are many.
+
+  Each takes some of the 65,530 mappings that Linux gives a process. A worker
+  of the full tier that had used them up died of a segmentation fault.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    jax.clear_caches()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
