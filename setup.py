@@ -81,6 +81,7 @@ setup(
         "labels": LABELS,
         "linked-images": LINKED_IMAGES,
         "documents": DOCUMENTS,
+        "demon": ["scikit-learn>=1.9"],
     },
     entry_points={"console_scripts": ["align-jax=align_jax.cli.main:main"]},
 )

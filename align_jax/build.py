@@ -8,8 +8,10 @@ straight into its shards. No host ever holds a whole model.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -202,17 +204,16 @@ def _connector_spec(config: ConnectorConfig) -> Spec | None:
     return None
   if is_connector(config.weights):
     spec = read_connector(config.weights)
-    extends = CONNECTORS.get(config.kind).extends
-    if extends and spec.config["connector"] == extends:
-      return dataclasses.replace(
-          spec, added=tuple(CONNECTORS.get(config.kind).added))
+    kind = CONNECTORS.get(config.kind)
+    if kind.extends and spec.config["connector"] == kind.extends:
+      return _grown(spec, kind)
     return read_connector(config.weights, config.kind)
   spec = read_spec(config.weights, "connector")
   theirs, named = dict(spec.config.options), spec.config.connector
   kind, inside = CONNECTORS.get(config.kind), CONNECTORS.get(named)
   fields = [f.name for f in dataclasses.fields(inside)
             if f.name not in {f.name for f in dataclasses.fields(Connector)}
-            and f.name not in inside.free]
+            and f.name not in (*inside.free, *kind.free)]
   differ = [
       f"{name} {wanted!r} instead of {held!r}" for name in fields
       for wanted, held in [(config.options.get(name, getattr(kind, name, None)),
@@ -225,8 +226,20 @@ def _connector_spec(config: ConnectorConfig) -> Spec | None:
         f"{named!r}, 'options': {theirs}}}, the config has "
         f"{config.kind!r} with {dict(config.options)}"
         + (f" ({', '.join(differ)})" if fits else ""))
-  return dataclasses.replace(
-      spec, added=() if named == config.kind else tuple(kind.added))
+  return spec if named == config.kind else _grown(spec, kind)
+
+
+def _grown(spec: Spec, kind: type[Connector]) -> Spec:
+  """Another connector's checkpoint, as this kind that extends it reads it."""
+  left = [path for path in spec.family.rules
+          if any(fnmatch.fnmatchcase(path, p) for p in kind.leaves)]
+  keys = [re.escape(spec.family.rules[path][0]).replace(r"\{n\}", r"\d+")
+          for path in left]
+  family = dataclasses.replace(
+      spec.family, ignored=(*spec.family.ignored, *(f"^{k}$" for k in keys)),
+      rules={path: rule for path, rule in spec.family.rules.items()
+             if path not in left})
+  return dataclasses.replace(spec, family=family, added=tuple(kind.added))
 
 
 def _added(config: ConnectorConfig, spec: Spec | None) -> Mapping[str, str]:

@@ -13,7 +13,8 @@ with weights by a softmax over them (adaptive adjustment). W_h and W_c start at
 zero, so that at first nothing is changed, and only W_c receives gradient.
 
 Up to layer l the second stream does not depend on the image that it will
-guide; where the memory does not either ("all"), it is computed once a prompt.
+guide; where the memory does not either ("all"), it is computed once a prompt:
+for as many as can be of two images or more, since an image alone is not guided.
 (arXiv 2408.12867, figure 3, and the authors' sam/models/sam; 1 <= l <= k <=
 depth, counted from 1. The published code fixes l = k = depth.)
 """
@@ -36,12 +37,12 @@ MEMORIES = (
     "all",  # the prompt's images, i among them: one memory a prompt
     "others",  # those but i; of two images, simply the other
     "self",  # i alone
-    "elsewhere",  # the images of another row of the batch
+    "elsewhere",  # the images of the row before, in a batch
 )
 
-# run(x f[B,M,L,E], memory f[B,M,P,C], first, last, stream=, of=): layers first
-# to last (from 0, last excluded) -> f[B,M,L,E]. M counts the "images" or the
-# "samples" that `of` names; streams draw apart.
+# run(x f[B,M,L,E], memory f[B,M,P,C], at i32[B,M], first, last, stream=):
+# layers first to last (from 0, last excluded) -> f[B,M,L,E]. `at` is the sample
+# of each of M slots; streams draw apart.
 Run = Callable[..., jax.Array]
 
 
@@ -95,27 +96,26 @@ class CrossImageGuidance(nn.Module):
     if self.memory not in MEMORIES:
       raise InputError(f"memory {self.memory!r} is none of "
                        f"{', '.join(MEMORIES)}{nearest(self.memory, MEMORIES)}")
-    per_image = lambda x: take_samples(x, places)
     together = ((segments[:, :, None] == segments[:, None, :])
                 & (segments > 0)[:, None, :])  # b[B,N,N]: j is seen with i
-    memory, at_samples = self._memory(images, together, places, segments,
-                                      start.shape[1])
-    if at_samples and not self.reuse:
-      memory, at_samples = per_image(memory), False
+    seen, images_seen = self._seen(together, images, segments)
+    at, back = places, lambda x: x
+    if self.memory == "all" and self.reuse:
+      lead, slot = prompts(together, start.shape[1])
+      at, seen = take_samples(places, lead), take_samples(seen, lead)
+      back = lambda x: take_samples(x, slot)
+    memory = self._memory(images_seen, seen)
 
-    first = functools.partial(run, stream=0, of="images")
-    q = first(per_image(start), images, 0, l - 1)
-    w = start if at_samples else per_image(start)
-    w = run(w, memory, 0, l - 1, stream=1,
-            of="samples" if at_samples else "images")
-    if at_samples:
-      w, memory = per_image(w), per_image(memory)
+    first = functools.partial(run, stream=0)
+    q = first(take_samples(start, places), images, places, 0, l - 1)
+    w = back(run(take_samples(start, at), memory, at, 0, l - 1, stream=1))
+    memory = back(memory)
     w = w + self._guide("h", q)
-    w = run(w, memory, l - 1, k, stream=2, of="images")
-    q = first(q, images, l - 1, k - 1)
+    w = run(w, memory, places, l - 1, k, stream=2)
+    q = first(q, images, places, l - 1, k - 1)
     alone = together.sum(-1) < 2
     c = jnp.where(alone[..., None, None], 0, self._guide("c", w))
-    return first(q + c, images, k - 1, self.depth)
+    return first(q + c, images, places, k - 1, self.depth)
 
   def _guide(self, name: str, x: jax.Array) -> jax.Array:
     """A map that starts at zero: f[B,N,L,E] -> f[B,N,L,E]."""
@@ -128,13 +128,25 @@ class CrossImageGuidance(nn.Module):
     spare = [(0, 0)] * (y.ndim - 2) + [(0, length - guided), (0, 0)]
     return self.layout.constrain(jnp.pad(y, spare), "b...")
 
-  def _memory(self, images: jax.Array, together: jax.Array,
-              places: jax.Array, segments: jax.Array,
-              samples: int) -> tuple[jax.Array, bool]:
-    """(memory, whether it is one a sample): f[B,S,P,C] or f[B,N,P,C].
+  def _seen(self, together: jax.Array, images: jax.Array,
+            segments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which images f[B,N,P,C] make up each one's memory, as b[B,N,N]."""
+    own = jnp.eye(segments.shape[1], dtype=bool)
+    if self.memory != "elsewhere":
+      return {"all": together, "others": together & ~own,
+              "self": together & own}[self.memory], images
+    # The row before, of those with images; a row alone has an empty memory.
+    there = (segments > 0).any(1)
+    rows = jnp.argsort(~there, stable=True)
+    rank = jnp.cumsum(there) - 1
+    row = rows[(rank - 1) % jnp.maximum(there.sum(), 1)]
+    other = (row != jnp.arange(len(rows)))[:, None] & (segments[row] > 0)
+    return jnp.broadcast_to(other[:, None], together.shape), images[row]
 
-    Memories of samples without images, and of images that there are not, are
-    zeros.
+  def _memory(self, images: jax.Array, seen: jax.Array) -> jax.Array:
+    """The images f[B,N,P,C] that are seen b[B,M,N], as one: f[B,M,P,C].
+
+    Zeros where none is.
     """
     c = images.shape[-1]
     bound = c ** -0.5
@@ -142,25 +154,8 @@ class CrossImageGuidance(nn.Module):
         key, shape, jnp.float32, -bound, bound)  # as torch's Linear starts
     score_c = self.param("score_c", uniform, (c,))
     score_bias = self.param("score_bias", uniform, (1,))
-    if self.memory == "elsewhere":
-      if images.shape[0] < 2:
-        raise ValueError("memory 'elsewhere' needs a batch of two rows or "
-                         "more")
-      images = jnp.roll(images, 1, axis=0)
     scores = jnp.einsum("bnpc,c->bnp", images.astype(jnp.float32),
                         score_c.astype(jnp.float32)) + score_bias
-    at_samples = self.memory == "all"
-    n = segments.shape[1]
-    if at_samples:  # b[B,S,N]: image j belongs to sample s
-      seen = ((places[:, None, :] == jnp.arange(samples)[None, :, None])
-              & (segments > 0)[:, None, :])
-    elif self.memory == "others":
-      seen = together & ~jnp.eye(n, dtype=bool)
-    elif self.memory == "self":
-      seen = together & jnp.eye(n, dtype=bool)
-    else:
-      there = jnp.roll(segments > 0, 1, axis=0)
-      seen = jnp.broadcast_to(there[:, None, :], together.shape)
     logits = jnp.where(seen[..., None], scores[:, None], -jnp.inf)
     # A maximum of nothing is -inf, and -inf - -inf is no number.
     top = jnp.maximum(logits.max(2, keepdims=True), -1e30)
@@ -168,7 +163,27 @@ class CrossImageGuidance(nn.Module):
     shares = shares / jnp.maximum(shares.sum(2, keepdims=True), 1e-30)
     # Images are a handful: too few to contract over in a matrix unit.
     memory = (shares[..., None] * images[:, None]).sum(2).astype(self.dtype)
-    return self.layout.constrain(memory, "b..."), at_samples
+    return self.layout.constrain(memory, "b...")
+
+
+def prompts(together: jax.Array, samples: int) -> tuple[jax.Array, jax.Array]:
+  """One image for each prompt of two or more, and which is each image's.
+
+  Args:
+    together: b[B,N,N], whether image j is of the prompt of image i.
+    samples: as many as a row may hold.
+
+  Returns:
+    (i32[B,M] images, i32[B,N] their places among these M); of an image alone,
+    which is not guided, any.
+  """
+  n = together.shape[1]
+  most = max(min(n // 2, samples), 1)
+  first = jnp.argmax(together, axis=-1)
+  leads = (first == jnp.arange(n)) & (together.sum(-1) > 1)
+  lead = jnp.argsort(~leads, axis=1, stable=True)[:, :most]
+  rank = jnp.take_along_axis(jnp.cumsum(leads, axis=1) - 1, first, axis=1)
+  return lead, jnp.clip(rank, 0, most - 1)
 
 
 def check_layers(layer_h: int, layer_c: int, depth: int) -> None:

@@ -85,10 +85,12 @@ class Connector(nn.Module):
     extends: the kind whose weights it may start from.
     added: globs over its own parameters that are not the other's, each with
       the parameter that it starts as, or "" for a start of its own.
+    leaves: globs over the other's parameters that it has no use for.
   """
   keeps_grid: ClassVar[bool] = False
   extends: ClassVar[str] = ""
   added: ClassVar[Mapping[str, str]] = {}
+  leaves: ClassVar[tuple[str, ...]] = ()
 
   dim_out: int = 0
   vocab_size: int = 0

@@ -399,10 +399,12 @@ def image_keys(context: Context, slots: int,
   """keys[B*N]: a key for each slot of each row, other ones in each stream."""
   if context.keys is None:
     return None
-  numbers = stream * slots + jnp.arange(slots)
-  return jax.vmap(lambda key: jax.vmap(
-      lambda n: jax.random.fold_in(key, n))(numbers))(
-          context.keys).reshape(-1)
+
+  def of_row(key: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(key, stream)
+    return jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(slots))
+
+  return jax.vmap(of_row)(context.keys).reshape(-1)
 
 
 def flat(x: jax.Array) -> jax.Array:

@@ -62,7 +62,8 @@ class SAM(QFormer):
     preset: a key of PRESETS; what is not given below is the preset's.
     layer_h: l, the layer whose input guides the second stream.
     layer_c: k, the layer before which the second stream guides back.
-    memory: "all", "others", and for controls "self" and "elsewhere".
+    memory: "all", "others", and for controls "self" and "elsewhere", with
+      which what an image gives depends on the batch it is in.
     guide_text: text positions are guided as well as queries.
     reuse: see CrossImageGuidance.
   """
@@ -108,12 +109,11 @@ class SAM(QFormer):
     layers = self.runner(features.shape[-1])
     start, mask = self.begin(context)
     places = sample_of(context, start.shape[1], self.text)
-    masks = {"images": take_samples(mask, places), "samples": mask}
 
-    def run(x: jax.Array, memory: jax.Array, first: int, last: int,
-            stream: int, of: str) -> jax.Array:
-      y = layers(flat(x), flat(memory), flat(masks[of]), first, last,
-                 keys=image_keys(context, x.shape[1], stream))
+    def run(x: jax.Array, memory: jax.Array, at: jax.Array, first: int,
+            last: int, stream: int) -> jax.Array:
+      y = layers(flat(x), flat(memory), flat(take_samples(mask, at)), first,
+                 last, keys=image_keys(context, x.shape[1], stream))
       return y.reshape(x.shape)
 
     guidance = CrossImageGuidance(
@@ -140,6 +140,9 @@ class GuidedPerceiver(Perceiver):
     layer_c: k; 0 is the last.
     memory: as SAM's.
   """
+  extends: ClassVar[str] = "perceiver"
+  added: ClassVar[Mapping[str, str]] = {"guidance/*": ""}
+
   layer_h: int = 0
   layer_c: int = 0
   memory: str = "others"
@@ -157,9 +160,9 @@ class GuidedPerceiver(Perceiver):
     layers = self.layers()
     start, patches = self.begin(features)
 
-    def run(x: jax.Array, memory: jax.Array, first: int, last: int,
-            stream: int, of: str) -> jax.Array:
-      del stream, of
+    def run(x: jax.Array, memory: jax.Array, at: jax.Array, first: int,
+            last: int, stream: int) -> jax.Array:
+      del at, stream
       y, _ = layers(flat(x), flat(memory), first=first, last=last)
       return y.reshape(x.shape)
 

@@ -32,7 +32,8 @@ class VPGC(QFormer):
   (W_p).
 
   Generation reads a prompt in one piece, since its end decides what the
-  images' places hold.
+  images' places hold. Of an InstructBLIP's Q-Former the part that reads text is
+  left.
 
   Attributes:
     layer: layers of the LLM before the second look.
@@ -40,6 +41,10 @@ class VPGC(QFormer):
   extends: ClassVar[str] = "qformer"
   added: ClassVar[Mapping[str, str]] = {
       "again_queries_te": "queries_te", "again_*": ""}
+  leaves: ClassVar[tuple[str, ...]] = (
+      "words_ve", "positions_le", "stack/layers/text_*")
+
+  free = (*QFormer.free, "text", "words", "positions")
 
   text: bool = False
   layer: int = 16

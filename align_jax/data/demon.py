@@ -11,10 +11,12 @@
 Source of the layout: DCDmllm/Cheetah, README of DEMON and its evaluation
 scripts: core/core.json with core/images, full/full.json with full/images;
 `choice_list` only in questions of the kind "multi-choice", or written in the
-context already. The text is an instruction and the context; "{image#n}" and
+context alone, as in the READMEs' examples ("Choice List:['True','False']").
+The text is an instruction and the context; "{image#n}" and
 "{table#n}" stand for the images, in order.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from align_jax.data.tables import Row, json_rows, json_value
 from align_jax.errors import InputError
 
 _PLACE = re.compile(r"\{(?:image|table)#(\d+)\}")
+_CHOICES = re.compile(r"choice list:\s*(?=\[)", re.IGNORECASE)
 
 
 class Demon:
@@ -34,6 +37,7 @@ class Demon:
     interleave: images stand where the context has them; else all of them
       come first, and the context keeps its "{image#n}" as text.
     kind: "open-ended" or "multi-choice".
+    dataset: the task's name.
   """
 
   def __init__(self, path: str, image_root: str = "",
@@ -43,6 +47,7 @@ class Demon:
     about = Row(json_value(self.path, "metadata"), f"{self.path}, metadata")
     self._instructions = about.texts("task_instruction")
     self.kind = about.one_of("question_type", ("open-ended", "multi-choice"))
+    self.dataset = about.text("dataset")
     self.image_root = folder(image_root or self.path.parent / "images")
     self.interleave = interleave
 
@@ -66,10 +71,20 @@ class Demon:
           f"{row.origin}: ")) from error
 
   def choices(self, index: int) -> tuple[str, ...]:
-    """What may be answered; () for open questions."""
+    """What may be answered, from its own field or else from the context; ()
+    for open questions.
+
+    Raises:
+      InputError: a choice with neither.
+    """
     instance = self._instance(self._rows[index])
-    return (instance.texts("choice_list")
-            if "choice_list" in instance.fields else ())
+    if "choice_list" in instance.fields:
+      return instance.texts("choice_list")
+    found = _listed(instance.text("context"))
+    if not found and self.kind == "multi-choice":
+      raise instance.fault("no field 'choice_list', and no \"Choice List:"
+                           "['...', '...']\" in the context")
+    return found
 
   def _instance(self, row: Row) -> Row:
     return Row(row.get("task_instance", dict), f"{row.origin}, task_instance")
@@ -81,8 +96,10 @@ class Demon:
     if not 0 <= number < len(self._instructions):
       raise row.fault(f"field 'task_instruction_id' is {number}; there are "
                       f"{len(self._instructions)} instructions")
-    asked = f"{self._instructions[number]} {instance.text('context')}"
-    if "choice_list" in instance.fields and "choice list" not in asked.lower():
+    context = instance.text("context")
+    asked = f"{self._instructions[number]} {context}"
+    # Instructions speak of the list as well; only the context can have it.
+    if "choice_list" in instance.fields and not _CHOICES.search(context):
       listed = "', '".join(instance.texts("choice_list"))
       asked += f" Choice list:['{listed}']. Your answer is:"
     if self.interleave:
@@ -104,3 +121,16 @@ class Demon:
                       f"{images}")
     return _PLACE.sub(PLACEHOLDER, text)
 
+
+
+def _listed(context: str) -> tuple[str, ...]:
+  """The list of texts behind "Choice List:", or ()."""
+  at = _CHOICES.search(context)
+  for end in re.finditer(r"\]", context) if at else ():
+    try:
+      found = ast.literal_eval(context[at.end():end.end()])
+    except (SyntaxError, ValueError):
+      continue  # this bracket was part of a choice
+    if isinstance(found, list) and all(isinstance(x, str) for x in found):
+      return tuple(found)
+  return ()

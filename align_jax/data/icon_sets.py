@@ -145,7 +145,8 @@ class IconSets:
   def __getitem__(self, index: int) -> Example:
     found = self.set(index)
     if self.form == "told":
-      told = "{1} {0}" if self.asks == "ending" else "{0}"
+      # What a small language model finds stands behind what it looks for.
+      told = "{0} {1}" if self.asks == "ending" else "{0}"
       shown = [" ".join(["here:", *(told.format(*t) for t in things)])
                for things in found.pictures]
     else:
@@ -223,4 +224,5 @@ class IconSets:
     return stream.getvalue()
 
   def _rng(self, index: int, what: str) -> random.Random:
-    return random.Random(f"sets/{self.seed}/{self.split}/{index}/{what}")
+    return random.Random(f"sets/{self.seed}/{self.split}/{self.images}/"
+                         f"{index}/{what}")

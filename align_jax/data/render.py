@@ -58,6 +58,8 @@ _PLACE = re.compile(rf"^(?:{PLACEHOLDER})+\n|{PLACEHOLDER}", re.MULTILINE)
 # of {% generation %} in itself: two threads in it at once lose each other's.
 _ONE_AT_A_TIME = threading.Lock()
 
+# Images before all else.
+_LEADING = re.compile(rf"(?:{PLACEHOLDER}\s*)*")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -110,16 +112,20 @@ class Renderer:
       tokenizer adds one and the template does not; "plain" for base
       models, `{bos}{user}\\n{answer}{eos}\\n...` with bos where the tokenizer
       adds one; "blip" for models that were given an instruction and nothing
-      else, `{images}{bos}{user} {answer}{eos} ...`; "caption" for contrastive
-      training, `{bos}{answer}{eos}` without visual tokens or labels.
+      else, `{images}{bos}{user} {answer}{eos} ...`, or bos and the text with
+      its images inside where a sample's do not all come first; "caption" for
+      contrastive training, `{bos}{answer}{eos}` without visual tokens or
+      labels.
     tokens_per_image: T.
     prompt_tokens: how many learned tokens stand before a sample, after its
       bos: the first special tokens of its row.
     frame: numbers of the connector's special tokens, which follow those, that
       stand around and inside an image.
     images_first: images stand before the text of the first user turn.
-    prompt_length: with "blip", how many tokens a prompt has at most, bos among
-      them: of a longer one the last are kept, as InstructBLIP does. 0: any.
+    prompt_length: with "blip", how many words a prompt has in training at
+      most, in tokens and with bos: of a longer one the last are kept, as
+      InstructBLIP does. Answers are generated from whole prompts, as there. 0:
+      any.
     chat_template: in Jinja, whichever the template.
     typed: whether it wants contents as lists of parts with a type.
   """
@@ -211,7 +217,7 @@ class Renderer:
     self._check(example)
     example = self._placed(example)
     text = self._render(example, example["conversation"], generation=True)
-    return self._tokens(example, text, [], places)
+    return self._tokens(example, text, None, places)
 
   def _check(self, example: Example) -> None:
     written = sum(m["content"].count(PLACEHOLDER)
@@ -228,7 +234,11 @@ class Renderer:
       BadSample: images are to come first, and no user speaks.
     """
     blip = self.template == "blip"
-    if not (self.images_first or blip) or not example["images"]:
+    if not example["images"]:
+      return example
+    leading = _LEADING.match(example["conversation"][0]["content"])[0]
+    lead = leading.count(PLACEHOLDER) == len(example["images"])
+    if not (self.images_first or blip and lead):
       return example
     bare = [{**m, "content": _PLACE.sub("", m["content"])}
             for m in example["conversation"]]
@@ -338,20 +348,26 @@ class Renderer:
     return whole, found
 
   def _tokens(self, example: Example, text: str,
-              spans: Sequence[tuple[int, int]],
+              spans: Sequence[tuple[int, int]] | None,
               places: Sequence[Places] | None = None) -> Rendered:
-    """Tokens of one string, with the marks that its spans give."""
+    """Tokens of one string, with the marks that its spans give.
+
+    Without spans it is a prompt, of which nothing is cut.
+    """
     size = self.tokens_per_image
     if places is None:
       places = [uncut(size, self.frame)] * len(example["images"])
     inside = np.zeros(len(text) + 1, bool)
-    for start, end in spans:
+    for start, end in spans or ():
       inside[start:end] = True
-    begins = {start for start, end in spans if start < end}
+    begins = {start for start, end in spans or () if start < end}
     coded = self._backend.encode(text, add_special_tokens=False)
-    entries = self._cut(list(zip(coded.ids, coded.offsets)), spans)
+    entries = list(zip(coded.ids, coded.offsets))
+    if spans is not None:
+      entries = self._cut(entries, spans)
     start = 0  # where bos stands
-    if self.template == "blip":
+    first = self.template == "blip" and PLACEHOLDER not in text
+    if first:
       entries = [(self._placeholder, (0, 0))] * len(example["images"]) + entries
     written = sum(token == self._placeholder for token, _ in entries)
     if written != len(example["images"]):
@@ -372,7 +388,7 @@ class Renderer:
         visual += shown
         slots += taken
         images += 1
-        start = len(ids) if self.template == "blip" else 0
+        start = len(ids) if first else 0
         continue
       if begins.intersection(range(begin + 1, end)):
         raise BadSample(
@@ -394,14 +410,17 @@ class Renderer:
   def _cut(self, entries: list[tuple[int, tuple[int, int]]],
            spans: Sequence[tuple[int, int]],
            ) -> list[tuple[int, tuple[int, int]]]:
-    """What `prompt_length` leaves of a text's tokens: the last ones before
-    its first answer, with room for bos, and all from there on."""
+    """What `prompt_length` leaves of a text's tokens: its images, the last
+    words before its first answer, with room for bos, and all from there on."""
     if not self.prompt_length:
       return entries
     answer = min((start for start, _ in spans), default=None)
-    asked = sum(answer is None or begin < answer for _, (begin, _) in entries)
-    spare = asked + len(self._bos) - self.prompt_length
-    return entries[max(spare, 0):]
+    words = [n for n, (token, (begin, _)) in enumerate(entries)
+             if token != self._placeholder
+             and (answer is None or begin < answer)]
+    spare = len(words) + len(self._bos) - self.prompt_length
+    gone = set(words[:max(spare, 0)])
+    return [entry for n, entry in enumerate(entries) if n not in gone]
 
   def _caption(self, example: Example) -> Rendered:
     text = " ".join(m["content"] for m in example["conversation"]

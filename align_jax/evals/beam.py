@@ -7,7 +7,8 @@
 
 Source of the rules: huggingface/transformers 5.23, generation/utils.py
 (`_beam_search`, early_stopping=False) and generation/logits_process.py
-(RepetitionPenaltyLogitsProcessor). The penalty acts on log-probabilities and
+(RepetitionPenaltyLogitsProcessor, MinNewTokensLengthLogitsProcessor). The
+penalty acts on log-probabilities and
 on generated tokens alone, as it does there for prompts given as embeddings,
 which prompts with images are. SAM pins transformers 4.33.2; what that release
 does differently, if anything, was not tried.
@@ -102,6 +103,8 @@ def _choose(beam: Beam, s: _State, stop: jax.Array, wide: int, m: int
   log_probs = jax.nn.log_softmax(s.logits_bkv.astype(jnp.float32))
   log_probs = jnp.where(s.seen_bkv, log_probs * beam.repetition_penalty,
                         log_probs)
+  early = jnp.isin(jnp.arange(v), stop) & (s.step < beam.min_length)
+  log_probs = jnp.where(early, NEVER, log_probs)
   total = (log_probs + s.scores_bk[..., None]).reshape(b, k * v)
   best_bw, place_bw = jax.lax.top_k(total, wide)
   from_bw, token_bw = place_bw // v, place_bw % v

@@ -20,7 +20,8 @@ Arguments, NAME=VALUE with commas between:
 
 The loss is that of the answer's words alone. A prompt is the images of a
 sample, one after another, then bos and the instruction, of which the Q-Former
-and the LLM keep the last 128 tokens each. InstructBLIP's tokenizer must have
+keeps the last 128 tokens, and in training the LLM too; answers are generated
+from all of it. InstructBLIP's tokenizer must have
 "</s>" as its bos, as in LAVIS, where every prompt begins with token 2 (the
 hub's tokenizer_config.json says so too); FOLDER holds the Q-Former's, BERT's
 with "[DEC]" (`qformer_tokenizer` of the hub's model).
@@ -57,7 +58,9 @@ _MOVED = {"T3": "1.16 to 1.17: the compiler gathers some matrices of the "
                 "its gradient"}
 MISSES = {"sam": _MOVED | _KEPT, "qformer": _MOVED | _KEPT, "vpg_c": _KEPT}
 
-SAMPLES, BATCH = 69_000, 128  # MmLINK's size; not stated; ours
+# MmLINK's size; samples a step are not stated: ours, what 64 rows hold of the
+# stand-in's sets of three images on average.
+SAMPLES, BATCH = 69_000, 160
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -91,7 +94,7 @@ def get_config(arg: str = "") -> ConfigDict:
           max_positions=2048, tied_head=False)),
       remat="full"))
   c.mesh = ConfigDict(dict(data=1, fsdp=8))
-  # Rows of two or three samples of two to five images: 64 rows hold some 170.
+  # Rows of two or three samples of two to five images.
   c.data = ConfigDict(dict(
       sources=dict(sets=dict(kind="linked_images", options=dict(
           path="data/linked_images"))),

@@ -71,6 +71,13 @@ def test_samples():
   assert told["conversation"][1]["content"] == found.shared
 
 
+def test_sets_of_other_sizes_are_other_sets():
+  """Or three sizes would be one sample, counted three times."""
+  shared = [[IconSets("test", images=n).set(i).shared for i in range(40)]
+            for n in (2, 3)]
+  assert sum(a == b for a, b in zip(*shared)) < 5
+
+
 def test_a_smaller_world_leaves_cells_empty():
   source = IconSets("test", images=5, things=6, words=112, sets=3)
   seen = {n for i in range(200) for p in source.set(i).pictures
@@ -105,7 +112,7 @@ def test_a_storys_last_sentence_follows_from_the_pictures_before():
   story = IconSets("text", images=3, asks="ending").set(1)
   lines = told["conversation"][0]["content"].split("\n")
   name, color = story.pictures[2][0]
-  assert lines[2].startswith(f"here: {color} {name} ")
+  assert lines[2].startswith(f"here: {name} {color} ")
   assert lines[3] == ASKS["ending"]
   with pytest.raises(InputError, match=r"images is 2 \(3 to 5\)"):
     IconSets(images=2, asks="ending")

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def test_exactly_one_thing_is_in_all_images(kind):
     rest = [n for names in inside for n in names - {sample.facts["shared"]}]
     assert len(rest) == len(set(rest))
     assert sample.facts["shared"] in sample.output
+    assert not re.search(r"\ba [aeio]|\ban [^aeio]", sample.output)
     counts.add(len(sample.images))
   assert counts == {2, 3, 4}
 
@@ -43,6 +45,9 @@ def test_covers_share_author_or_genre_and_not_both():
     (author, genre), (other, another) = sample.facts["images"]
     assert (author == other) != (genre == another)
     assert sample.facts["shared"] in (author, genre)
+    # Nor do they share their ink, which the band above is in.
+    one, two = (image.getpixel((2, 2)) for image in sample.images)
+    assert one != two
     by.add(sample.facts["by"])
   assert by == {"author", "genre"}
 

@@ -262,6 +262,20 @@ def test_blip_has_images_then_bos_then_the_words():
   assert asked.tokens[2:].tolist() == r.tokens[4:7].tolist()
 
 
+def test_blip_leaves_images_inside_a_text_where_they_are():
+  renderer = Renderer(word_tokenizer(None), "blip", 2, prompt_length=2)
+  case = example("what<image> color is<image> the shape", "blue", images=2)
+  asked = renderer.prompt(case)
+  assert asked.visual.tolist() == [-1, 0, 1, -1, -1, 2, 3, -1, -1]
+  # In training the first words go, and no image does.
+  cut = renderer(case)
+  assert cut.visual.tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
+  assert renderer.tokenizer.convert_ids_to_tokens(
+      cut.tokens[4:].tolist()) == [" the", " shape", " blue", "<|im_end|>"]
+  first = Renderer(word_tokenizer(None), "blip", 2, images_first=True)
+  assert first.prompt(case).visual.tolist()[:5] == [0, 1, 2, 3, -1]
+
+
 def test_a_long_prompt_keeps_its_end_and_the_whole_answer():
   """InstructBLIP's truncation_side is left; bos stays."""
   from tokenizers.processors import TemplateProcessing
@@ -276,8 +290,9 @@ def test_a_long_prompt_keeps_its_end_and_the_whole_answer():
   assert words == ["<|im_start|>", " is", " the", " shape", " blue",
                    "<|im_end|>"]
   assert cut(case).n_labels == whole.n_labels == 2
+  # Answers are generated from the whole prompt, as LAVIS does.
   asked = cut.prompt(case)
-  assert asked.tokens.tolist() == cut(case).tokens[:6].tolist()
+  assert asked.tokens.tolist() == whole.tokens[:8].tolist()
   for length in (6, 7, 0):  # the prompt is bos and five words
     same = Renderer(tokenizer, "blip", 2, prompt_length=length)(case)
     assert same.tokens.tolist() == whole.tokens.tolist()

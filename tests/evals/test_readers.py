@@ -258,9 +258,42 @@ def test_demon_puts_images_where_the_context_has_them(folder):
 def test_demon_choices(folder):
   home = folder("demon_choice", "core/images/0.jpg", "core/images/1.jpg")
   task = open_task("demon", {"folder": str(home)})
-  assert task.scorer == "infer" and first(task).answer == "B"
-  assert first(task).options == ("Ann", "Bob")
-  assert first(task).question.endswith("Who wrote it? <image>")
+  assert task.scorer == "demon_choice" and first(task).answer == "Bob"
+  assert first(task).closed == ("Ann", "Bob")
+  # The list is shown, although the instruction speaks of it already.
+  assert first(task).question.endswith(
+      "Who wrote it? <image> Choice list:['Ann', 'Bob']. Your answer is:")
+
+
+@pytest.mark.parametrize("dataset, context, answer, closed, scorer", [
+    # As in the READMEs of OCR-VQA and of RecipeQA_VisualCloze.
+    ("OCR-VQA", "{image#1}{table#2}Question: Who? Choice List:['not [1] the "
+     "same', 'Sally M. Walker'] Your answer is:", "Sally M. Walker",
+     ("not [1] the same", "Sally M. Walker"), "demon_choice"),
+    ("RecipeQA_VisualCloze", "Series: UNKNOWN\nChoice List:['Image A: "
+     "{image#1}', 'Image B: {image#2}']Your answer is:", "Image B", (),
+     "demon_images")])
+def test_demon_choices_that_stand_in_the_context(
+    folder, dataset, context, answer, closed, scorer):
+  home = folder("demon_choice", "core/images/0.jpg", "core/images/1.jpg")
+  path = home / "core/core.json"
+  whole = json.loads(path.read_text())
+  whole["metadata"]["dataset"] = dataset
+  row = whole["data"][0]
+  row["response"], row["task_instance"]["context"] = answer, context
+  del row["task_instance"]["choice_list"]
+  path.write_text(json.dumps(whole))
+  task = open_task("demon", {"folder": str(home)})
+  assert (task.scorer, first(task).closed) == (scorer, closed)
+  assert first(task).answer == answer
+  assert first(task).question.count("<image>") == 2
+  later = open_task("demon", {"folder": str(home), "interleave": False})
+  assert "{image#1}" in first(later).question
+  row["task_instance"]["context"] = "{image#1}{image#2}Who?"
+  path.write_text(json.dumps(whole))
+  if closed:
+    with pytest.raises(InputError, match="no field 'choice_list', and no"):
+      open_task("demon", {"folder": str(home)})
 
 
 def test_forms_have_their_references(folder):

@@ -52,7 +52,8 @@ def test_every_scorer_names_its_protocol_and_its_headline():
   for name in SCORERS.names():
     scorer = SCORERS.get(name)()
     assert len(scorer.protocol) > 40, name
-    asked = [item("A", options=("a", "b"), type="vtabfact", facts=facts)] * 2
+    asked = [item("A", options=("a", "b"), closed=("A", "B"),
+                  type="vtabfact", facts=facts)] * 2
     assert scorer.headline in scorer.total(["A", "no"], asked), name
     assert len(scorer.scores(["", "no"], asked)) == 2, name
     with pytest.raises(ValueError):
@@ -256,6 +257,32 @@ def test_mmmu_choices(name: str, bare: tuple):
   for said, want in GOLDEN[name]["cases"]:
     assert mmmu.parse_choice(said, options, bare) == want, said
     assert one(name, said, want, options=tuple(options)) == 1
+
+
+@pytest.mark.parametrize("said, right", [
+    ("Stephan Van Dam", True), ("the author is stephan van dam.", True),
+    ("not the same", False), ("", False)])
+def test_demon_takes_the_nearest_choice(said: str, right: bool):
+  closed = "not the same", "the same", "Stephan Van Dam", "Sally M. Walker"
+  assert one("demon_choice", said, "Stephan Van Dam", closed=closed) == right
+
+
+def test_demon_choices_that_share_words():
+  """By likeness "not the same" is no other choice than itself."""
+  right = lambda said, *closed: one("demon_choice", said, closed[-1],
+                                    closed=closed)
+  assert right("not the same", "the same", "not the same")
+  assert not right("the same", "the same", "not the same")
+  assert right("b", "a", "b") and not right("a", "a", "b")  # no word is left
+  with pytest.raises(InputError, match="'c' is none of the choices"):
+    one("demon_choice", "c", "c", closed=("a", "b"))
+
+
+@pytest.mark.parametrize("said, right", [
+    ("Image B", True), ("Image B: the second", True), ("image b.", True),
+    ("Image A", False), ("Image B, not Image A", False), ("B", False)])
+def test_demon_images(said: str, right: bool):
+  assert one("demon_images", said, "Image B") == right
 
 
 def test_mmmu_draws_the_same_letter_in_every_run():

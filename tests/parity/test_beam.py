@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 from align_jax.decoders.transformer import init_cache  # noqa: E402
 from align_jax.evals.beam import search  # noqa: E402
-from align_jax.evals.decoding import Beam  # noqa: E402
+from align_jax.evals.decoding import SAM_BEAM, Beam  # noqa: E402
 from align_jax.hub.faces import load_decoder  # noqa: E402
 from tests.parity.test_llama import reference  # noqa: E402
 
@@ -40,7 +40,8 @@ def their_answer(theirs: Any, prompt: np.ndarray, beam: Beam,
   config = transformers.GenerationConfig(
       num_beams=beam.size, do_sample=False, max_new_tokens=NEW,
       repetition_penalty=beam.repetition_penalty,
-      length_penalty=beam.length_penalty, eos_token_id=list(stop) or None,
+      length_penalty=beam.length_penalty,
+      min_new_tokens=beam.min_length or None, eos_token_id=list(stop) or None,
       pad_token_id=0, early_stopping=False)
   with torch.no_grad():
     out = theirs.generate(inputs_embeds=embeds, generation_config=config,
@@ -86,7 +87,8 @@ def cut(tokens: list[int], stop: tuple[int, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize("beam, ends", [
-    (Beam(5, 1.5, 1.0), 2),  # SAM's
+    (SAM_BEAM, 2),
+    (Beam(5, 1.5, 1.0, 6), 2),
     (Beam(4, 1.2, -1.0), 1),
     pytest.param(Beam(3, 1.0, 1.0), 2, marks=pytest.mark.slow),
     pytest.param(Beam(2, 1.0, 2.0), 2, marks=pytest.mark.slow),
@@ -110,4 +112,6 @@ def test_answers_end_and_differ_from_greedy_ones(models, stops):
                        for p in PROMPTS]
   answers = said(Beam(5, 1.5, 1.0))
   assert len({len(a) for a in answers}) > 1
+  assert min(map(len, answers)) < 6 < min(map(len, said(
+      Beam(5, 1.5, 1.0, 6))))
   assert answers != said(Beam(1)) and answers != said(Beam(5, 1.0, 1.0))

@@ -34,6 +34,7 @@ from align_jax.errors import InputError  # noqa: E402
 from align_jax.hub.keymaps import ovis2  # noqa: E402
 from align_jax.hub.pretrained import read_spec  # noqa: E402
 from align_jax.parallel.mesh import make_mesh  # noqa: E402
+from align_jax.train.select import flatten  # noqa: E402
 from tests.hub import whole_folders as hf  # noqa: E402
 from tests.parity.towers_reference import difference, randomise  # noqa: E402
 
@@ -293,6 +294,30 @@ def test_sam_grows_out_of_instructblips_qformer(folders: Any) -> None:
   with pytest.raises(InputError, match="queries 4 instead of 3"):
     build(ModelConfig(tower=config.tower, decoder=config.decoder,
                       connector=wrong))
+
+
+def test_vpg_c_grows_out_of_instructblips_queries(folders: Any) -> None:
+  """What reads text there is left, and nothing else."""
+  folder, *_, run = folders("instructblip")
+  config = run.config.model
+  options = {name: value for name, value in config.connector.options.items()
+             if name not in ("text", "words", "positions", "tokenizer")}
+  built = build(ModelConfig(
+      tower=config.tower, decoder=config.decoder, dtype="float32",
+      frozen_dtype="float32", remat="none", connector=ConnectorConfig(
+          "vpg_c", options | dict(layer=1), str(folder))))
+  params, origins = init_params(built, make_mesh(
+      MeshConfig(), jax.devices()[:1]), (), jax.random.key(0))
+  began = {p for p, o in origins.items() if o == "initialised"}
+  assert all(p.startswith("connector/again_") for p in began) and began
+  theirs, ours = (flatten(p["connector"]) for p in (run.params, params))
+  for path, value in theirs.items():
+    if path in ours:
+      np.testing.assert_array_equal(ours[path], value)
+  gone = {p.removeprefix("stack/layers/") for p in theirs.keys() - ours.keys()}
+  assert gone == {"words_ve", "positions_le"} | {f"text_{n}" for n in (
+      "up_ef", "up_bias_f", "down_fe", "down_bias_e", "norm_scale_e",
+      "norm_bias_e")}
 
 
 def photo(width: int, height: int, name: str = "china.jpg") -> Any:

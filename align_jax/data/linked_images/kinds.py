@@ -89,7 +89,7 @@ def composite(rng: random.Random) -> Sample:
       f"What do {every} pictures show, whatever is around it?",
       f"One thing stands in {every} scenes. Which?"))
   return Sample(images, question,
-                f"The thing in {every} pictures is a {color} {shared}.",
+                f"The thing in {every} pictures is {_a(color)} {shared}.",
                 {"shared": shared, "color": color, "images": inside})
 
 
@@ -116,10 +116,11 @@ def cover(rng: random.Random) -> Sample:
     genres[1] = genres[0]
   titles = rng.sample(_TITLES, 2)
   emblems = rng.sample(list(icons()), 2)
+  inks = rng.sample(list(scenes.COLORS.values()), 2)
   images = [scenes.card(rng, title.format(emblem.capitalize()), author, genre,
-                        emblem)
-            for title, author, genre, emblem in zip(
-                titles, authors, genres, emblems)]
+                        emblem, ink)
+            for title, author, genre, emblem, ink in zip(
+                titles, authors, genres, emblems, inks)]
   question = rng.choice((
       "What is the connection between these two books?",
       "What do these two covers have in common?"))

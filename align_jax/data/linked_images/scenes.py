@@ -76,10 +76,9 @@ def grid(rng: random.Random, names: Sequence[str], rows: int,
 
 
 def card(rng: random.Random, title: str, author: str, genre: str,
-         emblem: str) -> Image.Image:
+         emblem: str, ink: Color) -> Image.Image:
   """The cover of a book: genre, title, an emblem, and who wrote it."""
   onto = canvas(pale(rng))
-  ink = rng.choice(list(COLORS.values()))
   pen = ImageDraw.Draw(onto)
   band = rng.randint(24, 34)
   pen.rectangle((0, 0, SIZE, band), fill=ink)

@@ -6,12 +6,12 @@ VIST and Conceptual are published with its code; the texts of DM800K, Animal
 and Vehicle (NICO) come from their authors by mail, in the same form.
 
 DEMON: {folder}/{core,full}/{core,full}.json, see data/demon.py; source of the
-layout: DCDmllm/Cheetah. Open questions are scored by ROUGE-L, choices by the
-one option that the answer names; DEMON itself matches answers to options by
-TF-IDF.
+layout: DCDmllm/Cheetah. Open questions are scored by ROUGE-L, choices among
+texts by TF-IDF, and choices among images by their letter, as DEMON does
+(scorers/demon.py).
 """
 
-from typing import Any
+from collections.abc import Callable
 
 from align_jax.data.demon import Demon
 from align_jax.data.example import PLACEHOLDER, Source
@@ -19,33 +19,38 @@ from align_jax.data.image_lists import ImageLists
 from align_jax.data.tables import Row
 from align_jax.errors import InputError
 from align_jax.evals.decoding import SAM_BEAM
-from align_jax.evals.readers.benchmark import LETTERS, Benchmark
+from align_jax.evals.readers.benchmark import Benchmark
 from align_jax.registry import nearest
 
 # How many images each question has; 0 where it is not said.
 SETS = {"AESOP": 3, "VIST": 5, "DM800K": 0, "Conceptual": 5, "Animal": 0,
         "Vehicle": 0}
 
+# Those of DEMON's tasks whose choices are images (its evaluate.py).
+IMAGE_CHOICES = ("RecipeQA_VisualCloze", "RecipeQA_ImageCoherence",
+                 "COMICS_Panel")
+
 
 class _FromSource(Benchmark):
   """Questions of a source of examples, one turn each."""
 
-  def take(self, source: Source, kind: str, options: Any = None) -> None:
-    """Adds all its examples."""
+  def take(self, source: Source, kind: str,
+           choices: Callable[[int], tuple[str, ...]] | None = None) -> None:
+    """Adds all its examples; `choices` gives what may be answered."""
     for index in range(len(source)):
       example = source[index]
       user, assistant = example["conversation"]
       asked = user["content"]
       lead = PLACEHOLDER * len(example["images"]) + "\n"
       row = Row({}, example["origin"])
-      answer, choices = assistant["content"], ()
-      if options is not None:
-        choices = options(index)
-        if choices and answer not in choices:
-          raise row.fault(f"the answer {answer!r} is none of the choices")
-        answer = LETTERS[choices.index(answer)] if choices else answer
+      answer, closed = assistant["content"], ()
+      if choices:
+        closed = choices(index)
+        if answer not in closed:
+          raise row.fault(f"the answer {answer!r} is none of the choices "
+                          f"{list(closed)}")
       self.add(row, example["id"], asked.removeprefix(lead), answer,
-               example["images"], kind=kind, options=choices)
+               example["images"], kind=kind, closed=closed)
 
 
 class SamSet(_FromSource):
@@ -69,18 +74,27 @@ class SamSet(_FromSource):
 
 
 class DemonTask(_FromSource):
-  """One task of DEMON, images where its context has them."""
+  """One task of DEMON.
+
+  Attributes:
+    part: "core" or "full".
+    interleave: see data/demon.py.
+  """
   name, scorer, max_new_tokens = "demon", "rouge_l", 256
 
-  def __init__(self, folder: str, part: str = "core"):
+  def __init__(self, folder: str, part: str = "core",
+               interleave: bool = True):
     if part not in ("core", "full"):
-      raise InputError(f"part {part!r} is not one of core, full")
-    self.part = part
+      raise InputError(f"part {part!r} is not one of core, full"
+                       f"{nearest(part, ('core', 'full'))}")
+    self.part, self.interleave = part, interleave
     super().__init__(folder)
 
   def read(self) -> None:
-    source = Demon(str(self.folder / self.part / f"{self.part}.json"))
-    choice = source.kind == "multi-choice"
-    if choice:
-      self.scorer = "infer"
-    self.take(source, source.kind, source.choices if choice else None)
+    source = Demon(str(self.folder / self.part / f"{self.part}.json"),
+                   interleave=self.interleave)
+    if source.kind == "multi-choice":
+      self.scorer = ("demon_images" if source.dataset in IMAGE_CHOICES else
+                     "demon_choice")
+    self.take(source, source.kind, source.choices
+              if self.scorer == "demon_choice" else None)

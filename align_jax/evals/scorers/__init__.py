@@ -8,7 +8,7 @@ lmms-eval or VLMEvalKit differ, each form is a scorer of its own.
   exact                                  our own plain equality
   anls relaxed vqa due denotation        documents, charts and photographs
   tabfact tablevqa vcr gqa
-  choice mmmu pope ocrbench              benchmarks of choices, and the like
+  choice mmmu pope ocrbench demon        benchmarks of choices, and the like
   captions bleu cider rouge ptb          texts against references
   judged                                 what needs a judge; it says so
   nine                                   AlignVLM's average of nine sets
@@ -53,6 +53,8 @@ SCORERS = Registry("scorer", {
         "coco": "captions:Coco",
         "sam": "captions:Sam",
         "rouge_l": "captions:RougeL",
+        "demon_choice": "demon:DemonChoice",
+        "demon_images": "demon:DemonImages",
         "mmvet_unjudged": "judged:MmVet",
         "capsbench_unjudged": "judged:CapsBench",
     }.items()})
