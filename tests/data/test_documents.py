@@ -65,8 +65,8 @@ def test_answers_are_true_and_in_their_closed_set(source):
       kinds[kind] += 1
       assert answer in closed and len(set(closed)) == len(closed)
       words = question.rstrip("?").split()
+      rows = {row[0]: row for row in shown.rows}
       if kind == "cell" or shown.covered:
-        rows = {row[0]: row for row in shown.rows}
         assert rows[words[-1]][column_of[words[3]]] == answer
       elif kind == "most":
         at = column_of[words[-1]]
@@ -75,12 +75,29 @@ def test_answers_are_true_and_in_their_closed_set(source):
             answer]
       elif kind == "field":
         assert shown.rows[0][shown.columns.index(words[-1])] == answer
+      elif kind == "absent":
+        assert words[-1] not in shown.columns and answer == "none"
+      elif kind == "statement":
+        true = rows[words[-2]][column_of[words[2]]] == words[-1]
+        assert answer == ("yes" if true else "no")
+      elif kind == "count":
+        at = column_of[words[-2]]
+        assert sum(row[at] == words[-1] for row in shown.rows) == int(answer)
       if shown.covered:
         row, column = shown.covered
         assert shown.rows[row][column] == answer
         assert kind == f"covered_{'hard' if shown.hard else 'easy'}"
-  assert all(kinds[k] > 30 for k in (
-      "cell", "most", "field", "covered_easy", "covered_hard"))
+  assert all(kinds[k] > 20 for k in (
+      "cell", "most", "field", "absent", "statement", "count",
+      "covered_easy", "covered_hard")), kinds
+
+
+def test_statements_are_true_as_often_as_not():
+  source = Documents("validation", kinds=("table", "chart"), documents=600)
+  said = collections.Counter(
+      q.answer for i in range(600) for q in source.ask(i)
+      if q.kind == "statement")
+  assert 0.4 < said["yes"] / sum(said.values()) < 0.6
 
 
 def test_a_covered_word_is_covered_and_told_to_text_alone():

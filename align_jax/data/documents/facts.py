@@ -24,6 +24,16 @@ LETTERS = 5
 ROWS = 3  # of a document, each with a name and three values
 ACROSS = 4  # cells across, and down
 KINDS = ("table", "form", "chart", "cover")
+# What is asked of a kind of document, and how often. Of a cover only what is
+# covered; where several are the most, a cell instead.
+ASKED = {
+    # WTQ and TableVQA, TabFact
+    "table": {"cell": 0.55, "most": 0.15, "count": 0.15, "statement": 0.15},
+    # DeepForm and KLC, where a key may be missing; DocVQA
+    "form": {"field": 0.8, "absent": 0.2},
+    # ChartQA and InfoVQA
+    "chart": {"cell": 0.6, "most": 0.2, "statement": 0.2}}
+NONE = "none"  # of a key that a form does not have
 # A few words of a table anywhere, which ask for nothing: to learn reading.
 SCRAP = "scrap"
 MONTHS = ("jan feb mar apr may jun jul aug sep oct nov dec").split()
@@ -84,8 +94,9 @@ class Question(NamedTuple):
   """A question with one right answer.
 
   Attributes:
-    kind: "cell", "most", "field", "covered_easy" or "covered_hard".
-    closed: all that such a cell ever holds in its table.
+    kind: one of ASKED's, "covered_easy" or "covered_hard" (VCR).
+    closed: all that may be answered: what such a cell ever holds in its table,
+      yes or no, or a number.
   """
   kind: str
   question: str
@@ -197,7 +208,7 @@ def _number(text: str) -> float | None:
 
 
 def ask(rng: random.Random, shown: Document) -> Question:
-  """A question with one right answer."""
+  """A question with one right answer, of one of the kinds in ASKED."""
   closed = functools.partial(cells, shown.table)
   if shown.covered:
     row, column = shown.covered
@@ -206,18 +217,39 @@ def ask(rng: random.Random, shown: Document) -> Question:
         f"covered_{'hard' if shown.hard else 'easy'}",
         f"what is the {name} of {shown.rows[row][0]}",
         shown.rows[row][column], closed(name))
+  kinds = ASKED[shown.kind]
+  kind = rng.choices(list(kinds), list(kinds.values()))[0]
   column = rng.randrange(len(shown.columns))
   name = shown.columns[column]
-  if shown.kind == "form":
-    return Question("field", f"what is the {name}", shown.rows[0][column],
-                    closed(name))
-  values = [_number(row[column + 1]) for row in shown.rows]
-  if None not in values and values.count(max(values)) == 1 and (
-      rng.random() < 0.25):
+  if kind == "absent":
+    name = rng.choice(sorted({
+        column for table in tables().values() for column in table.columns
+        if column not in shown.columns}))
+    home = next(n for n, t in tables().items() if name in t.columns)
+    return Question(kind, f"what is the {name}", NONE,
+                    (*cells(home, name), NONE))
+  if kind == "field":
+    return Question(kind, f"what is the {name}", shown.rows[0][column],
+                    (*closed(name), NONE))
+  said = [row[column + 1] for row in shown.rows]
+  values = [_number(value) for value in said]
+  if kind == "most" and None not in values and values.count(
+      max(values)) == 1:
     best = shown.rows[values.index(max(values))][0]
-    return Question("most", f"which has the most {name}", best,
-                    closed("name"))
+    return Question(kind, f"which has the most {name}", best, closed("name"))
   row = rng.choice(shown.rows)
+  if kind == "statement":
+    true = rng.random() < 0.5
+    others = [v for v in said if v != row[column + 1]] or [
+        v for v in closed(name) if v != row[column + 1]]
+    value = row[column + 1] if true else rng.choice(others)
+    return Question(kind, f"is the {name} of {row[0]} {value}",
+                    "yes" if true else "no", ("yes", "no"))
+  if kind == "count":
+    value = rng.choice([*said, rng.choice(closed(name))])
+    return Question(kind, f"how many have the {name} {value}",
+                    str(said.count(value)),
+                    tuple(str(n) for n in range(ROWS + 1)))
   return Question("cell", f"what is the {name} of {row[0]}",
                   row[column + 1], closed(name))
 
