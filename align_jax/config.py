@@ -144,6 +144,8 @@ class DataConfig:
       user turn, in their order; else where the text has them (interleaved).
     prompt_length: with "blip", a prompt keeps its last so many tokens, bos
       among them; 0 keeps all. No other template drops anything.
+    text_length: how many tokens of text a sample has at most, beside its
+      visual tokens; 0: as many as a row has room for.
     rows: B, rows of a global batch.
     row_length: L, tokens in a row.
     images_per_row: N, image slots in a row.
@@ -165,6 +167,7 @@ class DataConfig:
   tiling: TilingConfig = TilingConfig()
   images_first: bool = False
   prompt_length: int = 0
+  text_length: int = 0
   rows: int = 8
   row_length: int = 256
   images_per_row: int = 1
@@ -180,8 +183,9 @@ class DataConfig:
 
 # What one stage may set otherwise than the run: the shapes of a batch, and how
 # a sample becomes tokens.
-BATCH_FIELDS = ("template", "images_first", "prompt_length", "rows",
-                "row_length", "images_per_row", "labels_per_row", "pack")
+BATCH_FIELDS = ("template", "images_first", "prompt_length", "text_length",
+                "rows", "row_length", "images_per_row", "labels_per_row",
+                "pack")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # The smallest value of a number; below it, the config is at fault.
 LEAST: dict[str, float] = {
-    "data.prompt_length": 0, "data.rows": 1, "data.row_length": 2,
-    "data.images_per_row": 0, "data.labels_per_row": 1, "data.streams": 1,
+    "data.prompt_length": 0, "data.text_length": 0, "data.rows": 1,
+    "data.row_length": 2, "data.images_per_row": 0,
+    "data.labels_per_row": 1, "data.streams": 1,
     "data.max_pixels": 1, "data.workers": 0, "model.lora.rank": 0,
     "model.lora.alpha": 0, "model.prompt_tokens": 0, "stages[].steps": 1,
     "stages[].accumulate": 1, "stages[].warmup": 0,

@@ -50,7 +50,7 @@ def test_table_6(llm):
     assert set(stage.train.values()) == {rate}
     data = config.of(stage).data
     assert data.rows == batch and not data.pack  # one sample a row
-    assert data.labels_per_row == text
+    assert data.labels_per_row == data.text_length == text
     # Text beside nine tiles and the whole image, of 729 tokens each.
     assert 0 <= data.row_length - text - 7290 < 512
     assert data.images_per_row == 10

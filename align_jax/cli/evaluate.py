@@ -23,7 +23,12 @@ RUN/eval/TASK.json and, for each question, a line of RUN/eval/TASK.jsonl.
 --perplexity asks no questions: it says how well the language model predicts a
 plain text, now and before the run trained it, in RUN/eval/perplexity.json.
 
-  align-jax evaluate RUN --perplexity held_out.txt"""
+  align-jax evaluate RUN --perplexity held_out.txt
+
+--nine asks nothing either: it is AlignVLM's average over nine document sets,
+of what is in RUN/eval already.
+
+  align-jax evaluate RUN --nine"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,12 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--perplexity", default="", metavar="FILE",
                       help="of the language model on this text, instead of a "
                       "task")
+  parser.add_argument("--nine", action="store_true",
+                      help="the mean over AlignVLM's nine document sets, each "
+                      "evaluated before, instead of a task")
   parser.add_argument("--no-probe", action="store_true",
                       help="leave out the linear probe of the tower")
 
 
 def run(args: argparse.Namespace) -> int:
   source = which_run.source(args)
+  if args.nine:
+    return _nine(source, args.json)
   with kept_clean():
     result = (perplexity_of(source, args) if args.perplexity
               else evaluate_folder(source, args))
@@ -76,6 +86,16 @@ def run(args: argparse.Namespace) -> int:
   else:
     print(table(result))
     print(f"\nevery answer: {result['samples']}")
+  return 0
+
+
+def _nine(source: str | Path, as_json: bool) -> int:
+  from align_jax.evals.scorers import nine
+  found = nine.of_run(Path(source))
+  if as_json:
+    which_run.print_json(found)
+  else:
+    print(nine.lines(found))
   return 0
 
 

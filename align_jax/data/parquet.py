@@ -18,6 +18,8 @@ from align_jax.registry import nearest
 class Parquet:
   """The rows of several parquet files as one table.
 
+  Files may differ in columns that nobody asks for.
+
   Attributes:
     paths: the files, in order.
   """
@@ -29,17 +31,14 @@ class Parquet:
     self._open = threading.local()
     self._groups: list[tuple[int, int, int]] = []  # file, group, first row
     self._starts: list[int] = []
-    self.columns: list[str] = []
+    self._columns: list[list[str]] = []  # of each file
     for number, path in enumerate(self.paths):
       try:
         file = pq.ParquetFile(path)
       except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: no parquet file: {error}") from error
-      columns = file.schema_arrow.names
-      if self.columns and columns != self.columns:
-        raise InputError(f"{path} has the columns {', '.join(columns)}, the "
-                         f"files before {', '.join(self.columns)}")
-      self.columns, row = columns, 0
+      self._columns.append(file.schema_arrow.names)
+      row = 0
       for group in range(file.num_row_groups):
         self._groups.append((number, group, row))
         self._starts.append(len(self))
@@ -57,10 +56,19 @@ class Parquet:
     file, _, first, offset = self._place(index)
     return f"{self.paths[file]}, row {first + offset}"
 
+  def has(self, index: int, column: str) -> bool:
+    """Whether the file of this row has the column."""
+    return column in self._columns[self._place(index)[0]]
+
   def row(self, index: int, columns: Sequence[str]) -> Row:
-    """One row, these columns alone."""
+    """One row, these columns alone.
+
+    Raises:
+      InputError: its file has no such column.
+    """
     file, group, _, offset = self._place(index)
-    table = self._read(file, group, tuple(self._known(columns)))
+    self._check(file, columns)
+    table = self._read(file, group, tuple(columns))
     return Row({c: table[c][offset].as_py() for c in columns},
                self.origin(index))
 
@@ -84,14 +92,13 @@ class Parquet:
                        "downloaded with their images")
     return data
 
-  def _known(self, columns: Sequence[str]) -> Sequence[str]:
-    for column in columns:
-      if column not in self.columns:
-        raise InputError(
-            f"{self.paths[0]}: no column {column!r}"
-            f"{nearest(column, self.columns)} (there are "
-            f"{', '.join(self.columns)})")
-    return columns
+  def _check(self, file: int, columns: Sequence[str]) -> None:
+    there = self._columns[file]
+    if lost := [column for column in columns if column not in there]:
+      raise InputError(
+          f"{self.paths[file]}: " + "; ".join(
+              f"no column {column!r}{nearest(column, there)}"
+              for column in lost) + f" (there are {', '.join(there)})")
 
   def _place(self, index: int) -> tuple[int, int, int, int]:
     import bisect

@@ -13,7 +13,9 @@ Mantis: mantis/train/data.py and mantis/data/README.md for `images` and
 (its `query` and `annotations` are as BigDocs-Bench's card has them).
 
 An image column holds a struct {bytes, path}. BigDocs' sets whose images may
-not be passed on have only a path: they want `image_root`.
+not be passed on name them alone, by a struct without bytes or, where there is
+no column `image`, by `img_id` (as public code reads them; the card's own list
+of columns could not be seen): they want `image_root`.
 """
 
 from collections.abc import Sequence
@@ -96,16 +98,20 @@ class BigDocs(_ParquetSource):
   """BigDocs-7.5M: queries about one document, each with its annotation."""
 
   def __getitem__(self, index: int) -> Example:
-    row = self.table.row(index, ["sample_id", "image", "query",
-                                 "annotations"])
+    # Subsets differ in their columns.
+    shown = "image" if self.table.has(index, "image") or not self.table.has(
+        index, "img_id") else "img_id"
+    row = self.table.row(index, ["sample_id", shown, "query", "annotations"])
     asked, told = (_texts(row.fields[name], name, row.origin)
                    for name in ("query", "annotations"))
     if len(asked) != len(told):
       raise BadSample(row.origin, f"{len(asked)} queries for {len(told)} "
                       "annotations")
-    value = row.fields["image"]
+    value = row.fields[shown]
     if value is None:
       raise BadSample(row.origin, "there is no image")
+    if shown == "img_id":
+      value = {"path": value}
     image = self._image(index, value, partial(_column, self.table, "image"),
                         row.origin)
     messages = []

@@ -36,12 +36,14 @@ ENTRY = "extras/"  # before a field's name, while rows are packed
 
 def over_budget(rendered: Rendered, config: DataConfig) -> str:
   """Which budgets of a row a sample exceeds by itself; "" if none."""
+  text = np.count_nonzero(rendered.visual == -1)
   budgets = (
       (len(rendered), config.row_length, "tokens", "row_length"),
       (rendered.slots, config.images_per_row,
        "tiles" if config.tiling.kind else "images", "images_per_row"),
       (rendered.n_labels, config.labels_per_row, "supervised positions",
-       "labels_per_row"))
+       "labels_per_row"),
+      (text, config.text_length or text, "tokens of text", "text_length"))
   return "; ".join(f"{has:,} {what}, more than data.{field} = {allowed:,}"
                    for has, allowed, what, field in budgets if has > allowed)
 

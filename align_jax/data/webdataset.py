@@ -13,6 +13,7 @@ Samples are found by the tars' headers once; images are read in place.
 """
 
 import glob
+import logging
 import tarfile
 import threading
 from functools import partial
@@ -22,6 +23,8 @@ import numpy as np
 
 from align_jax.data.example import PLACEHOLDER, BadSample, Example
 from align_jax.errors import InputError
+
+log = logging.getLogger(__name__)
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
@@ -54,6 +57,10 @@ class WebDataset:
           continue
         places.append((shard, *image, *parts["txt"]))
         self._keys.append(key)
+    for reason, count in self.skipped.items():
+      if count:
+        log.warning("webdataset: %d samples of %s have %s and are left out",
+                    count, path, reason)
     # Five numbers a sample: shard, offset and size of image and caption.
     self._places = np.asarray(places, np.int64).reshape(-1, 5)
 
@@ -98,7 +105,8 @@ def _samples(path: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
   """(key, {extension: (offset, size)}) of a tar, in order.
 
   Raises:
-    InputError: no tar, a compressed one, or a key that comes back later.
+    InputError: no tar, a compressed one, one that ends early, or a key that
+      comes back later.
   """
   found: list[tuple[str, dict[str, tuple[int, int]]]] = []
   seen = set()
@@ -117,6 +125,15 @@ def _samples(path: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
           seen.add(key)
           found.append((key, {}))
         found[-1][1][extension.lower()] = (member.offset_data, member.size)
+      # A tar ends in blocks of zeros. One that was cut at a header is read as
+      # if it ended there.
+      end = tar.offset
+    with path.open("rb") as file:
+      file.seek(end)
+      block = file.read(tarfile.BLOCKSIZE)
+    if block != bytes(tarfile.BLOCKSIZE):
+      raise InputError(f"{path} ends early, after {len(found)} samples: it "
+                       f"has no end-of-archive block at byte {end:,}")
   except (tarfile.TarError, OSError) as error:
     raise InputError(f"{path}: no uncompressed tar: {error}") from error
   return found

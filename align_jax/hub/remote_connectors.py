@@ -58,9 +58,16 @@ _ALIGN: Rules = {
 
 
 def _align(module: Any, sizes: Sizes) -> dict[str, Any]:
-  if module.keep_words:
-    raise InputError("an ALIGN connector with keep_words has no torch form")
   flags = module.flags()
+  faults = [what for what, there in (
+      ("keep_words", module.keep_words),
+      ("a random table", module.table != "words"),
+      # The gain is where the norm's scale starts; without one it stays.
+      (f"logit_gain {flags.logit_gain:g} and no affine norms",
+       flags.logit_gain != 1 and not flags.affine)) if there]
+  if faults:
+    raise InputError(f"an ALIGN connector with {' and with '.join(faults)} "
+                     "has no torch form")
   return {name: getattr(flags, name) for name in (
       "relu", "out_norm", "tied_w2", "affine", "biases")}
 

@@ -5,7 +5,7 @@ their `recipe`.
 
 Table 6 has three stages: captions, documents, tasks on documents. What trains,
 batches, text lengths, epochs and learning rates are its own. Batches count
-samples, so rows are not packed: one sample each. "text max length" is the text
+samples, so rows are not packed: one sample each. "text max length" is all text
 beside the tiles; a sample with more is quarantined, where Ovis' code cuts its
 text.
 
@@ -153,6 +153,8 @@ def get_config(arg: str = "") -> ConfigDict:
   joined, visual = connector(chosen["connector"], chosen["preset"])
   c = ConfigDict()
   c.name = f"alignvlm_{recipe}_{chosen['connector']}"
+  if chosen["connector"] == "align" and chosen["preset"] != "paper":
+    c.name += f"_{chosen['preset']}"
   if chosen["data"] == "vcr":
     c.name += "_vcr"
   c.model = ConfigDict(dict(
@@ -171,7 +173,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def _table6(c: ConfigDict, table: tuple, visual: int, data: str) -> None:
   """The three stages."""
-  c.model.tower.layer = -1  # Ovis takes the last; not stated
+  # Not stated. Ovis takes the last, before the tower's own last norm; here it
+  # is behind that norm.
+  c.model.tower.layer = -1
   sources = dict(
       captions=dict(kind="webdataset", options=dict(
           path="data/cc12m/*.tar")),
@@ -259,5 +263,5 @@ def _low_resource(c: ConfigDict, visual: int) -> None:
 
 def _room(batch: int, text: int, visual: int) -> dict[str, int]:
   """A batch of so many samples, each with its text beside its tiles."""
-  return dict(rows=batch, labels_per_row=text,
+  return dict(rows=batch, labels_per_row=text, text_length=text,
               row_length=_BLOCK * math.ceil((text + visual) / _BLOCK))

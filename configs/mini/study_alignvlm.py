@@ -107,6 +107,8 @@ def get_study() -> Study:
           Column("cosine", "outputs/spread_units/1/cosine", "number"),
           Column("less the mean", "outputs/spread_units/1/centred", "number"),
           Column("words", "words_heaviest/covered", "count"),
+          Column("entropy", "words_heaviest/entropy", "number"),
+          Column(f"mass of {KEEP}", "words_heaviest/mass"),
           Column(f"{KEEP} words", "kept_heaviest/accuracy"),
           Column(f"{KEEP} random", "kept_random/accuracy"),
           Column(f"{KEEP} frequent", "kept_frequent/accuracy"),
@@ -117,7 +119,10 @@ def get_study() -> Study:
           "Tables, forms, charts and tables with a covered word, of the words "
           "of real tables, each of at most five letters in a patch of its "
           "own, numbers rounded, values dealt anew so that none follows from "
-          "its row's name; two questions on each of 500 test documents. A "
+          "its row's name; two questions on each of 500 test documents: what "
+          "stands in a cell or a field, or that there is no such field, which "
+          "is the most, how many are alike, whether a statement is true, what "
+          "is covered. A "
           "CLIP trained on such documents and on scraps of them with their "
           "transcriptions, and a language model of one million parameters "
           "trained on transcriptions with questions, both frozen; eight "

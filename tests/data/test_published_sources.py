@@ -100,6 +100,27 @@ def test_webdataset_from_several_threads(tmp_path):
   assert not wrong
 
 
+def test_a_shard_that_was_cut_is_not_taken_for_a_whole_one(tmp_path):
+  whole = Path(shard(tmp_path / "a.tar", {
+      name: data for n in range(20) for name, data in (
+          (f"{n:02d}.png", png(n)), (f"{n:02d}.txt", b"x"))}))
+  with tarfile.open(whole) as tar:
+    begin = tar.getmember("05.png").offset
+  data = whole.read_bytes()
+  # At a header, inside it, and inside what it tells of.
+  for cut in (begin, begin + 200, begin + tarfile.BLOCKSIZE + 10):
+    whole.write_bytes(data[:cut])
+    with pytest.raises(InputError, match="ends early|unexpected end"):
+      SOURCES.get("webdataset")(str(whole))
+
+
+def test_samples_that_are_left_out_are_told(tmp_path, caplog):
+  path = shard(tmp_path / "a.tar", {"1.txt": b"x", "2.png": png(2),
+                                    "2.txt": b"y"})
+  assert len(SOURCES.get("webdataset")(path)) == 1
+  assert "1 samples of" in caplog.text and "have no image" in caplog.text
+
+
 def test_bad_shards(tmp_path):
   make = SOURCES.get("webdataset")
   with pytest.raises(InputError, match="no shard matches"):
@@ -196,6 +217,24 @@ def test_bigdocs(tmp_path):
       source[index]
   with pytest.raises(BadSample, match="'1.png' is only named; give image_ro"):
     SOURCES.get("bigdocs")(root)[1]
+
+
+def test_subsets_of_bigdocs_differ_in_their_columns(tmp_path):
+  (tmp_path / "coco").mkdir()
+  (tmp_path / "coco/7.png").write_bytes(png(3))
+  asked = {"query": ["a?"], "annotations": ["A"]}
+  parquet(tmp_path / "docs/cord/train-0.parquet", [
+      {"sample_id": "s1", "image": picture(2), "extra": 1} | asked])
+  parquet(tmp_path / "docs/coco/train-0.parquet", [
+      {"sample_id": "s2", "img_id": "7.png"} | asked])
+  source = SOURCES.get("bigdocs")(str(tmp_path / "docs"),
+                                  image_root=str(tmp_path / "coco"))
+  assert {source[i]["id"]: shade(source[i]["images"][0])
+          for i in range(2)} == {"s1": 2, "s2": 3}
+  lost = parquet(tmp_path / "lost/train-0.parquet", [{"sample_id": "s"}])
+  with pytest.raises(InputError, match="no column 'image'; no column 'query'; "
+                     "no column 'annotations'"):
+    SOURCES.get("bigdocs")(lost)[0]
 
 
 def test_vcr_wiki(tmp_path):

@@ -158,6 +158,8 @@ def test_text_only_rows(renderer):
     ({"images_per_row": 1}, "2 images, more than data.images_per_row = 1"),
     ({"labels_per_row": 7},
      "8 supervised positions, more than data.labels_per_row = 7"),
+    ({"text_length": 10},
+     r"^\d+ tokens of text, more than data.text_length = 10$"),
 ])
 def test_over_budget_says_what_and_how_much(renderer, budget, message):
   import re

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from align_jax.cli.main import main
 from align_jax.errors import InputError
 from align_jax.evals import scorers
 from align_jax.evals.scorers import SCORERS, choice, denotation, mmmu, nine
@@ -193,6 +194,9 @@ def test_tablevqa():
   assert total("tablevqa", ["b||a", "False", "5"], items) == {
       "accuracy": pytest.approx(2 / 3), "vwtq": 1, "vtabfact": 0,
       "fintabnetqa": 1, "fintabnetqa_exact": 0}
+  # Its prompts end in "Answer:", which many models say again.
+  again = total("tablevqa", ["Answer: b||a", "x", "Answer: $5 million"], items)
+  assert again["vwtq"] == again["fintabnetqa_exact"] == 1
 
 
 def test_vcr_finds_the_stretch():
@@ -350,3 +354,24 @@ def test_average_of_the_nine():
                               " did you mean 'docvqa'?")
   assert all(name in SCORERS for names in nine.NINE.values()
              for name in names)
+
+
+def test_average_of_a_runs_own_results(tmp_path, capsys):
+  folder = tmp_path / "eval"
+  folder.mkdir()
+  for number, (name, forms) in enumerate(nine.NINE.items()):
+    (folder / f"{name}.json").write_text(json.dumps(
+        {"accuracy": 0.1 * number, "scorer": forms[-1], "n": 1200}))
+  assert main(["evaluate", str(tmp_path), "--nine"]) == 0
+  told = capsys.readouterr().out
+  assert "mean        40.0 %" in told and "1,200 questions" in told
+  assert "anls_due (VLMEvalKit: anls_vlmevalkit)" in told
+  assert main(["evaluate", str(tmp_path), "--nine", "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found["average"] == pytest.approx(0.4) and len(found["sets"]) == 9
+  (folder / "klc.json").unlink()
+  (folder / "wtq.json").write_text('{"accuracy": 1, "scorer": "exact", "n": 1}')
+  with pytest.raises(InputError) as error:
+    nine.of_run(tmp_path)
+  assert "klc.json; align-jax evaluate" in str(error.value)
+  assert "the scorer 'exact' (one of denotation" in str(error.value)

@@ -187,6 +187,13 @@ def test_what_has_no_torch_form_says_so() -> None:
     module = CONNECTORS.get(kind)(dim_out=8, memory="elsewhere")
     with pytest.raises(InputError, match="another row of the batch"):
       form_of(kind, module).options(module, Sizes(16, 8, 8, 80))
+  for options, what in ((dict(keep_words=(1, 2)), "keep_words"),
+                        (dict(table="random"), "a random table"),
+                        (dict(logit_gain=3.0, affine=False),
+                         "logit_gain 3 and no affine norms")):
+    module = CONNECTORS.get("align")(dim_out=8, vocab_size=9, **options)
+    with pytest.raises(InputError, match=f"with {what} has no torch form"):
+      form_of("align", module).options(module, Sizes(16, 8, 8, 80))
 
 
 @pytest.mark.slow

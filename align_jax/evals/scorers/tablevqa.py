@@ -52,9 +52,11 @@ class TableVqa(Scorer):
   """`accuracy` is the mean over questions; each subset beside it."""
   protocol = ("TableVQA-Bench: denotation (vwtq, vwtq_syn), true/false held "
               "(vtabfact), amounts equal with or without their unit "
-              "(fintabnetqa, \"relieved\"); mean over questions (VLMEvalKit)")
+              "(fintabnetqa, \"relieved\"), \"Answer: \" at the start left out "
+              "(VLMEvalKit); the mean over questions is ours")
 
   def one(self, prediction: str, item: Item) -> float:
+    prediction = prediction.removeprefix("Answer: ")
     if item.type == "vtabfact":
       return TabFactContains().one(prediction, item)
     if item.type == "fintabnetqa":
@@ -67,7 +69,7 @@ class TableVqa(Scorer):
     scores = self.scores(predictions, items)
     found = {kind: mean([s for s, i in zip(scores, items) if i.type == kind])
              for kind in SUBSETS if any(i.type == kind for i in items)}
-    exact = [amounts(p)[0] == amounts(i.answer)[0]
+    exact = [amounts(p.removeprefix("Answer: "))[0] == amounts(i.answer)[0]
              for p, i in zip(predictions, items) if i.type == "fintabnetqa"]
     if exact:
       found["fintabnetqa_exact"] = mean(exact)
