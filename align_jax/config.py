@@ -142,8 +142,9 @@ class DataConfig:
     tiling: of images; each tile takes one of a row's image slots.
     images_first: all images of a sample stand before the text of its first
       user turn, in their order; else where the text has them (interleaved).
-    prompt_length: with "blip", a prompt keeps its last so many tokens, bos
-      among them; 0 keeps all. No other template drops anything.
+    prompt_length: with "blip", a prompt keeps its last so many words in
+      training, in tokens and with bos; 0 keeps all. No other template drops
+      anything.
     text_length: how many tokens of text a sample has at most, beside its
       visual tokens; 0: as many as a row has room for.
     rows: B, rows of a global batch.

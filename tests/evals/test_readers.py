@@ -247,6 +247,26 @@ def test_sams_sets(folder):
     open_task("sam", {"folder": str(task.folder), "dataset": "VITS"})
 
 
+@pytest.mark.parametrize("name, images, fits", [
+    ("VIST", 5, True), ("VIST", 3, False), ("Conceptual", 5, True),
+    ("Conceptual", 4, False), ("AESOP", 2, False), ("DM800K", 2, True),
+    ("Animal", 7, True), ("Vehicle", 1, True)])
+def test_sams_sets_have_their_numbers_of_images(folder, name, images, fits):
+  """As published: five a story of VIST and a group of Conceptual."""
+  names = [f"12_{n}.jpg" for n in range(images)]
+  home = folder("sets", *(f"{name}/{image}" for image in names))
+  (home / name / "annotations.json").write_text(json.dumps([{
+      "id": 12, "img_list": names, "instruction": "What do they share?",
+      "output": "A lake."}]))
+  if not fits:
+    with pytest.raises(InputError, match=f"{images} images, not "):
+      open_task("sam", {"folder": str(home), "dataset": name})
+    return
+  task = open_task("sam", {"folder": str(home), "dataset": name})
+  assert [p.name for p in task.example(first(task))["images"]] == names
+  assert first(task).answer == "A lake."
+
+
 def test_demon_puts_images_where_the_context_has_them(folder):
   task = opened(folder, "demon")
   assert first(task).question == (
