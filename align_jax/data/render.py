@@ -41,15 +41,19 @@ TEMPLATES = ("chat", "processor", "plain", "blip", "caption")
 
 # For base models: "{user}\n{assistant}{eos}\n{user}\n...". A generation
 # prompt ends with the newline after the user's text.
-PLAIN = ("{% for message in messages %}{{ message['content'] }}"
-         "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-         "{{ '\\n' }}{% endfor %}")
+PLAIN = ("{% for message in messages %}"
+         "{% if message['role'] == 'assistant' %}{% generation %}"
+         "{{ message['content'] + eos_token }}{% endgeneration %}"
+         "{% else %}{{ message['content'] }}{% endif %}{{ '\\n' }}"
+         "{% endfor %}")
 
-# As BLIP-2 and InstructBLIP: "{user} {assistant}{eos} {user} ...".
-BLIP = ("{% for message in messages %}{{ ' ' if not loop.first }}"
-        "{{ message['content'] }}"
-        "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-        "{% endfor %}")
+# As BLIP-2 and InstructBLIP: "{user} {assistant}{eos} {user} ...". The space
+# before an answer is the answer's.
+BLIP = ("{% for message in messages %}"
+        "{% set said = (' ' if not loop.first else '') + message['content'] %}"
+        "{% if message['role'] == 'assistant' %}{% generation %}"
+        "{{ said + eos_token }}{% endgeneration %}"
+        "{% else %}{{ said }}{% endif %}{% endfor %}")
 
 # Placeholders with the end of their line, if they are all that it holds.
 _PLACE = re.compile(rf"^(?:{PLACEHOLDER})+\n|{PLACEHOLDER}", re.MULTILINE)
@@ -301,6 +305,10 @@ class Renderer:
   def _spans(self, example: Example, messages: Sequence[Message],
              ) -> tuple[str, list[tuple[int, int]]]:
     """The conversation as one string, and the supervised spans in it."""
+    speakers = [m["role"] for m in messages if m["role"] != "system"]
+    if speakers[:1] == ["assistant"]:
+      raise BadSample(example["origin"],
+                      "the conversation begins with the assistant")
     if self._marked:
       return self._marked_spans(example, messages)
     whole = self._render(example, messages, generation=False)
@@ -308,9 +316,6 @@ class Renderer:
     for turn, message in enumerate(messages):
       if message["role"] != "assistant":
         continue
-      if all(m["role"] != "user" for m in messages[:turn]):
-        raise BadSample(example["origin"],
-                        "the conversation begins with the assistant")
       before = self._render(example, messages[:turn], generation=True)
       after = self._render(example, messages[:turn + 1], generation=False)
       for part, what in ((before, "with its generation prompt"),
@@ -340,7 +345,7 @@ class Renderer:
       return whole, spans
     found = []
     for turn, (start, end) in zip(turns, spans):
-      if turn:
+      if turn and whole[start - 1:start].isspace():
         before = self._render(example, messages[:turn], generation=True)
         if whole.startswith(before) and whole[len(before):start].isspace():
           start = len(before)

@@ -80,7 +80,7 @@ def get_study() -> Study:
           trained("lm", "mini/lm:world=documents",
                   TEXT_MODEL.model.decoder.config.vocab_size, "hf-decoder",
                   [source(split="text", form=form, documents=6000)
-                   for form in ("told", "said")]
+                   for form in ("told", "repeated")]
                   + [TEXT_MODEL.data.sources.english.to_json()]),
           Preparation("features", ((
               "data", "features", "--tower", f"{AT}/tower/model", "--source",

@@ -165,6 +165,16 @@ def test_samples():
   assert told[2]["images"] == [] and len(told[2]["conversation"]) == 4
 
 
+def test_a_repeated_transcription_is_a_caption_with_words_for_the_picture():
+  seen, repeated = (Documents(form=form, documents=8)
+                    for form in ("captions", "repeated"))
+  for i in range(8):
+    asked, answer = (
+        turn["content"] for turn in repeated[i]["conversation"])
+    assert asked == answer == seen[i]["conversation"][1]["content"]
+    assert repeated[i]["images"] == [] and len(seen[i]["images"]) == 1
+
+
 def test_task_asks_each_question_among_its_own_cells():
   task = open_task("documents", dict(split="validation", documents=20,
                                      train_documents=30))

@@ -33,7 +33,7 @@ from align_jax.data.linked_images.scenes import pale
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-FORMS = ("captions", "questions", "turns", "told", "said")
+FORMS = ("captions", "questions", "turns", "told", "repeated", "said")
 SPLITS = ("text", "tower", "train", "validation", "test")
 
 
@@ -43,7 +43,8 @@ class Documents:
   Document i of a split is drawn from (seed, split, i) alone. The forms are
   those of `icon_scenes`: "captions" and "said" are transcriptions, "told" has
   one in place of the picture, with the covered word in it: whoever answers
-  must have restored that.
+  must have restored that. "repeated" is "captions" with it in place of the
+  picture: what a language model does with a picture that is words to it.
 
   Attributes:
     split: as icon_scenes'.
@@ -68,7 +69,7 @@ class Documents:
                    ("size", size, 64)) if value < floor]
     if not kinds:
       faults.append("there is no kind")
-    if SCRAP in kinds and form not in ("captions", "said"):
+    if SCRAP in kinds and form not in ("captions", "repeated", "said"):
       faults.append(f"nothing can be asked of a {SCRAP}")
     if faults:
       raise InputError("documents: " + "; ".join(faults))
@@ -86,13 +87,14 @@ class Documents:
         index, self.questions if self.form == "questions" else 1)
     name = f"documents/{self.split}/{place}"
     said = transcription(self.document(place), covered=self.form != "told")
-    if self.form in ("captions", "said"):
+    if self.form in ("captions", "repeated", "said"):
       turns = [("", said)]
     else:
       turns = [q[1:3] for q in self.ask(place)]
       if self.form == "questions":
         name, turns = f"{name}/{number}", turns[number:number + 1]
-    shown = {"told": said, "said": ""}.get(self.form, PLACEHOLDER)
+    shown = {"told": said, "repeated": said, "said": ""}.get(
+        self.form, PLACEHOLDER)
     conversation = []
     for at, (asked, answer) in enumerate(turns):
       first = [shown] if shown and not at else []
