@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from align_jax.data.documents.facts import KINDS
+from align_jax.data.documents.facts import KINDS, SCRAP
 from align_jax.data.documents.source import Documents
+from align_jax.errors import InputError
 from align_jax.evals.drawn import DrawnTask
 from align_jax.evals.tasks import Item
 
@@ -15,7 +16,7 @@ class DocumentsTask(DrawnTask):
     split: that is asked: "test", or "validation" for choosing a learning
       rate.
     documents: how many.
-    kinds: of documents.
+    kinds: of documents, none of them a scrap.
     train_documents: of the split "train", for the question prior.
   """
   name = "documents"
@@ -25,6 +26,10 @@ class DocumentsTask(DrawnTask):
                train_documents: int = 8000):
     super().__init__(split)
     kinds = tuple(kinds)
+    if SCRAP in kinds:
+      raise InputError(f"documents: a {SCRAP} may say anything, so that no "
+                       "closed set of answers can be scored; kinds are "
+                       f"{', '.join(KINDS)}")
     self.source = Documents(split, "questions", documents, kinds, size=size)
     train = Documents("train", "questions", train_documents, kinds, size=size)
     self.n_images = documents

@@ -79,9 +79,8 @@ def get_study() -> Study:
               .options.kinds)], ends=True),
           trained("lm", "mini/lm:world=documents",
                   TEXT_MODEL.model.decoder.config.vocab_size, "hf-decoder",
-                  [source(split="text", form=form, documents=6000)
-                   for form in ("told", "repeated")]
-                  + [TEXT_MODEL.data.sources.english.to_json()]),
+                  [source(split="text", form="told", documents=6000),
+                   TEXT_MODEL.data.sources.english.to_json()]),
           Preparation("features", ((
               "data", "features", "--tower", f"{AT}/tower/model", "--source",
               CELL.data.sources.turns.to_json(), "--out",

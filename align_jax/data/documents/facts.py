@@ -34,7 +34,8 @@ ASKED = {
     # ChartQA and InfoVQA
     "chart": {"cell": 0.6, "most": 0.2, "statement": 0.2}}
 NONE = "none"  # of a key that a form does not have
-# A few words of a table anywhere, which ask for nothing: to learn reading.
+# A few words of a table anywhere, to learn reading: all that is asked is what
+# they are.
 SCRAP = "scrap"
 MONTHS = ("jan feb mar apr may jun jul aug sep oct nov dec").split()
 
@@ -94,9 +95,9 @@ class Question(NamedTuple):
   """A question with one right answer.
 
   Attributes:
-    kind: one of ASKED's, "covered_easy" or "covered_hard" (VCR).
+    kind: one of ASKED's, "covered_easy" or "covered_hard" (VCR), or "read".
     closed: all that may be answered: what such a cell ever holds in its table,
-      yes or no, or a number.
+      yes or no, or a number. Of a scrap nothing: it may say anything.
   """
   kind: str
   question: str
@@ -209,6 +210,9 @@ def _number(text: str) -> float | None:
 
 def ask(rng: random.Random, shown: Document) -> Question:
   """A question with one right answer, of one of the kinds in ASKED."""
+  if shown.kind == SCRAP:
+    return Question("read", "what does it say",
+                    " ".join(word for _, word in shown.scattered), ())
   closed = functools.partial(cells, shown.table)
   if shown.covered:
     row, column = shown.covered

@@ -33,7 +33,7 @@ from align_jax.data.linked_images.scenes import pale
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-FORMS = ("captions", "questions", "turns", "told", "repeated", "said")
+FORMS = ("captions", "questions", "turns", "told", "said")
 SPLITS = ("text", "tower", "train", "validation", "test")
 
 
@@ -43,13 +43,11 @@ class Documents:
   Document i of a split is drawn from (seed, split, i) alone. The forms are
   those of `icon_scenes`: "captions" and "said" are transcriptions, "told" has
   one in place of the picture, with the covered word in it: whoever answers
-  must have restored that. "repeated" is "captions" with it in place of the
-  picture: what a language model does with a picture that is words to it.
-
+  must have restored that.
   Attributes:
     split: as icon_scenes'.
     documents: how many there are.
-    kinds: of documents, taken in turn; a "scrap" has no questions.
+    kinds: of documents, taken in turn.
     questions: asked of each.
     size: pixels, H = W.
   """
@@ -69,8 +67,6 @@ class Documents:
                    ("size", size, 64)) if value < floor]
     if not kinds:
       faults.append("there is no kind")
-    if SCRAP in kinds and form not in ("captions", "repeated", "said"):
-      faults.append(f"nothing can be asked of a {SCRAP}")
     if faults:
       raise InputError("documents: " + "; ".join(faults))
     self.split, self.form, self.documents = split, form, documents
@@ -87,14 +83,13 @@ class Documents:
         index, self.questions if self.form == "questions" else 1)
     name = f"documents/{self.split}/{place}"
     said = transcription(self.document(place), covered=self.form != "told")
-    if self.form in ("captions", "repeated", "said"):
+    if self.form in ("captions", "said"):
       turns = [("", said)]
     else:
       turns = [q[1:3] for q in self.ask(place)]
       if self.form == "questions":
         name, turns = f"{name}/{number}", turns[number:number + 1]
-    shown = {"told": said, "repeated": said, "said": ""}.get(
-        self.form, PLACEHOLDER)
+    shown = {"told": said, "said": ""}.get(self.form, PLACEHOLDER)
     conversation = []
     for at, (asked, answer) in enumerate(turns):
       first = [shown] if shown and not at else []
