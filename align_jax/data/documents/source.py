@@ -44,6 +44,7 @@ class Documents:
   those of `icon_scenes`: "captions" and "said" are transcriptions, "told" has
   one in place of the picture, with the covered word in it: whoever answers
   must have restored that.
+
   Attributes:
     split: as icon_scenes'.
     documents: how many there are.
