@@ -43,7 +43,7 @@ TEMPLATES = ("chat", "processor", "plain", "blip", "caption")
 # prompt ends with the newline after the user's text.
 PLAIN = ("{% for message in messages %}"
          "{% if message['role'] == 'assistant' %}{% generation %}"
-         "{{ message['content'] + eos_token }}{% endgeneration %}"
+         "{{ message['content'] }}{{ eos_token }}{% endgeneration %}"
          "{% else %}{{ message['content'] }}{% endif %}{{ '\\n' }}"
          "{% endfor %}")
 
@@ -52,7 +52,7 @@ PLAIN = ("{% for message in messages %}"
 BLIP = ("{% for message in messages %}"
         "{% set said = (' ' if not loop.first else '') + message['content'] %}"
         "{% if message['role'] == 'assistant' %}{% generation %}"
-        "{{ said + eos_token }}{% endgeneration %}"
+        "{{ said }}{{ eos_token }}{% endgeneration %}"
         "{% else %}{{ said }}{% endif %}{% endfor %}")
 
 # Placeholders with the end of their line, if they are all that it holds.
