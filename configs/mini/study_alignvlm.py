@@ -65,7 +65,8 @@ def get_study() -> Study:
   return Study(
       name="mini_alignvlm",
       question="Does a softmax over the language model's words join a frozen "
-      "tower to a frozen language model better than a free MLP of its size?",
+      "tower to a language model that learns with it better than a free MLP "
+      "of its size?",
       primary=("align", "mlp_wide"),
       cells={f"{arm}-{seed}": cell(arm, seed, False)
              for arm in PRIMARY for seed in SEEDS}
@@ -82,15 +83,16 @@ def get_study() -> Study:
                   [source(split="text", form="told", documents=6000),
                    TEXT_MODEL.data.sources.english.to_json()]),
           Preparation("features", ((
-              "data", "features", "--tower", f"{AT}/tower/model", "--source",
-              CELL.data.sources.turns.to_json(), "--out",
+              "data", "features", "--tower", f"{AT}/tower/model",
+              *(x for source in CELL.data.sources.values()
+                for x in ("--source", source.to_json())), "--out",
               f"{AT}/features/features"),)),
       ),
       tuning=Tuning(
           rates=(5e-4, 2e-3, 8e-3), field="stages[0].train.connector/*",
           overrides={"eval.options.split": "validation",
                      "eval.options.documents": 150,
-                     "stages[0].steps": CELL.stages[0]["steps"] // 2},
+                     "stages[0].steps": CELL.stages[0]["steps"] // 3},
           evaluate={"scoring": "generate", "no_blind": True},
           # At hours a rate, the real model takes the rate of the config.
           fixed=("align_smollm2", "mlp_wide_smollm2")),
@@ -123,16 +125,18 @@ def get_study() -> Study:
           "is the most, how many are alike, whether a statement is true, what "
           "is covered. A "
           "CLIP trained on such documents and on scraps of them with their "
-          "transcriptions, and a language model of one million parameters "
-          "trained on transcriptions with questions, both frozen; eight "
-          "learned prompt tokens in every arm; "
-          f"{CELL.stages[0]['steps']} steps, half as many to try a rate.",
+          "transcriptions, frozen; a language model of one million parameters "
+          "trained on transcriptions with questions, which learns with the "
+          f"connector, at one rate in all arms; {CELL.stages[0]['steps']} "
+          "steps of documents and, four in ten, scraps to be read off; a "
+          "third of the steps to try a rate.",
           "align_random_w2: W2 does not start as the head. "
           "align_random_table: a random table with the mean and covariance of "
           "the words'. Prior: the best training answer to each question. "
           "Covered: the lower half of a value is hidden, or all but a sliver. "
-          "_smollm2: the contrast once more with the real SmolLM2-135M, 100 "
-          "steps of two rows for six, 100 test documents.",
+          "_smollm2: the contrast once more with the real SmolLM2-135M and "
+          "adapters of rank 8, 100 steps of two rows for six, 100 test "
+          "documents.",
           "With seed 0 alone: kept at noise s, of what looking gives, with "
           "Gaussian noise of s standard deviations of the features, or of s "
           "in their own units; cosine of visual tokens with and without noise "

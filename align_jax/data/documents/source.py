@@ -135,9 +135,8 @@ def draw(shown: Document, size: int, rng: random.Random) -> Image.Image:
   def write(text: str, row: int, column: int) -> None:
     size_of = next(s for s in range(round(0.45 * cell), 0, -1)
                    if _font(s).getlength(text) <= cell - 3)
-    spare = max(cell - 3 - _font(size_of).getlength(text), 0)
-    pen.text(((column + 0.5) * cell + rng.uniform(-0.5, 0.5) * spare,
-              (row + 0.5) * cell + rng.uniform(-2, 2)), text, ink,
+    pen.text(((column + 0.5) * cell + rng.uniform(-1, 1),
+              (row + 0.5) * cell + rng.uniform(-1, 1)), text, ink,
              _font(size_of), anchor="mm")
 
   for place, text in enumerate(shown.cells()):
