@@ -33,7 +33,7 @@ from align_jax.data.linked_images.scenes import pale
 from align_jax.errors import InputError
 from align_jax.registry import nearest
 
-FORMS = ("captions", "questions", "turns", "told", "said")
+FORMS = ("captions", "questions", "turns", "told")
 SPLITS = ("text", "tower", "train", "validation", "test")
 
 
@@ -41,9 +41,9 @@ class Documents:
   """Transcriptions of documents, or questions on them.
 
   Document i of a split is drawn from (seed, split, i) alone. The forms are
-  those of `icon_scenes`: "captions" and "said" are transcriptions, "told" has
-  one in place of the picture, with the covered word in it: whoever answers
-  must have restored that.
+  those of `icon_scenes`: "captions" are transcriptions, "told" has one in
+  place of the picture, with the covered word in it: whoever answers must have
+  restored that.
 
   Attributes:
     split: as icon_scenes'.
@@ -84,16 +84,16 @@ class Documents:
         index, self.questions if self.form == "questions" else 1)
     name = f"documents/{self.split}/{place}"
     said = transcription(self.document(place), covered=self.form != "told")
-    if self.form in ("captions", "said"):
+    if self.form == "captions":
       turns = [("", said)]
     else:
       turns = [q[1:3] for q in self.ask(place)]
       if self.form == "questions":
         name, turns = f"{name}/{number}", turns[number:number + 1]
-    shown = {"told": said, "said": ""}.get(self.form, PLACEHOLDER)
+    shown = said if self.form == "told" else PLACEHOLDER
     conversation = []
     for at, (asked, answer) in enumerate(turns):
-      first = [shown] if shown and not at else []
+      first = [] if at else [shown]
       user = "\n".join([*first, asked] if asked else first)
       conversation += [{"role": "user", "content": user},
                        {"role": "assistant", "content": answer}]
