@@ -2,9 +2,9 @@
 
 Names and cells are of the real tables, numbers rounded, and of a column what
 stands there most often, so that there are few enough words for a small tower
-and a short training to tell apart. Which value stands beside which name is drawn anew for
-each document: in the real tables a year has but one price of gas, and a
-language model that knows it need not look.
+and a short training to tell apart. Which value stands beside which name is
+drawn anew for each document: in the real tables a year has but one price of
+gas, and a language model that knows it need not look.
 """
 
 import collections
