@@ -76,11 +76,11 @@ def get_config(arg: str = "") -> ConfigDict:
   # An answer is a word or two, which much English would drown.
   english = {"sets": 0.02, "icons": 0.04, "documents": 0.01}[name]
 
-  # The world of sets has fewer words than the longest list wants.
+  # Only the world of icons has as many words as the longest list wants.
   lists = {key: dict(kind="recall", options=dict(
       source=next(iter(world.values()))[1], words=words, known=known))
       for key, (words, known) in LISTS.items()
-      if name != "sets" or known <= SET["words"]}
+      if name == "icons" or known <= SET["words"]}
 
   c = ConfigDict()
   c.name = "mini_lm"
