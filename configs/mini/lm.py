@@ -79,7 +79,7 @@ def get_config(arg: str = "") -> ConfigDict:
   lists = {key: dict(kind="recall", options=dict(
       source=next(iter(world.values()))[1], words=words, known=known))
       for key, (words, known) in LISTS.items()
-      if name == "icons" or known <= SET["words"]}
+      if name == "icons" or key != "lists_128"}
 
   c = ConfigDict()
   c.name = "mini_lm"

@@ -141,7 +141,9 @@ def get_study() -> Study:
           "stopped after six cells: align 25.8, 24.6, 25.0 and 32.3 %, "
           "mlp_wide 29.7 and 31.4 %, the prior 16.5 %, so that no arm stood "
           "15 points above it. Numbers were then rounded further and columns "
-          "kept to their eight most frequent values; nothing else changed.",
+          "kept to their eight most frequent values, so that tower and "
+          "language model were trained anew, the latter without lists of 128 "
+          "words; nothing else changed.",
           "With seed 0 alone: kept at noise s, of what looking gives, with "
           "Gaussian noise of s standard deviations of the features, or of s "
           "in their own units; cosine of visual tokens with and without noise "
