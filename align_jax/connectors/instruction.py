@@ -1,7 +1,8 @@
 """Instructions for connectors that read them, in tokens of their own.
 
 The instruction of a sample is its first user turn without the images' places:
-what is known before any answer. All images of the sample read it.
+what is known before any answer. All images of the sample read it; of a sample
+without images nothing does, and it has none.
 """
 
 import functools
@@ -56,6 +57,9 @@ def instruction_reader(
   def annotate(example: Example) -> dict[str, np.ndarray]:
     if "instruction" in example.get("extras", {}):
       return {}
+    entry = np.zeros(length, np.int32)
+    if not example["images"]:
+      return {"instruction": entry}
     if not tokenizer:
       raise BadSample(
           example["origin"], "the connector reads instructions: set "
@@ -71,7 +75,6 @@ def instruction_reader(
           example["origin"], f"an instruction of {len(ids)} tokens, more "
           f"than model.connector.options.instruction_length = {length}; "
           "long='left' drops the beginning of such ones")
-    entry = np.zeros(length, np.int32)
     entry[:len(ids)] = ids
     return {"instruction": entry}
 

@@ -54,7 +54,7 @@ def test_the_first_user_turn_is_read_without_images(folder: Path) -> None:
 
 def test_a_long_instruction_is_refused_or_loses_its_beginning(
     folder: Path) -> None:
-  case = example("what color is the shape? red", "blue")
+  case = example("<image>\nwhat color is the shape? red", "blue", images=1)
   with pytest.raises(BadSample, match="9 tokens, more than .* = 8"):
     _annotate(folder)(case)
   ids = _annotate(folder, long="left")(case)["instruction"]
@@ -64,13 +64,20 @@ def test_a_long_instruction_is_refused_or_loses_its_beginning(
     _annotate(folder, long="lefft")
 
 
+def test_a_sample_without_images_has_no_instruction_however_long(
+    folder: Path) -> None:
+  case = example("what color is the shape? red", "blue")
+  np.testing.assert_array_equal(
+      _annotate(folder)(case)["instruction"], np.zeros(8, np.int32))
+
+
 def test_what_cannot_be_read_is_said(folder: Path) -> None:
   with pytest.raises(BadSample, match="options.tokenizer"):
-    _annotate("")(example("what?", "red"))
+    _annotate("")(example("<image>what?", "red", images=1))
   given = example("what?", "red") | {"extras": {"instruction": np.ones(8)}}
   assert _annotate("")(given) == {}  # the source's own counts
   with pytest.raises(InputError, match="14 tokens, the connector 9 words"):
-    _annotate(folder, words=9)(example("what?", "red"))
+    _annotate(folder, words=9)(example("<image>what?", "red", images=1))
   assert CONNECTORS.get("qformer").annotator(text=False) is None
   assert CONNECTORS.get("mlp").annotator() is None
 
@@ -139,7 +146,8 @@ def test_generation_sees_what_training_sees(world: Any) -> None:
   tokens = np.array([3, 0, 0, 0, 0, 5, 6], np.int32)
   visual = np.array([-1, 0, 1, 2, 3, -1, -1], np.int32)
   texts = ("what color?", "is the shape red?", "what color?")
-  said = [annotate(example(t, "red"))["instruction"] for t in texts]
+  said = [annotate(example(f"<image>\n{t}", "red", images=1))["instruction"]
+          for t in texts]
   prompts = [Prompt(tokens, visual, "both", {"instruction": ids})
              for ids in said]
   reads: list[Any] = []
