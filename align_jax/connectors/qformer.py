@@ -192,14 +192,21 @@ class Stacked(nn.Module):
 
   @nn.compact
   def __call__(self) -> Params:
-    """The parameters, as BERT starts them."""
-    def start(name: str) -> Any:
-      if "bias" in name:
-        return nn.initializers.zeros
-      return (nn.initializers.ones if "norm" in name else
-              nn.initializers.normal(0.02))
+    """The parameters; at first each layer passes on what it is given.
 
-    return {name: self.param(name, start(name), (self.depth, *shape))
+    Those who publish a Q-Former start from BERT's own weights. From scratch,
+    twelve layers drawn as BERT's learn far later: which of some five things
+    is meant they knew after 51,200 questions in 52 %, from here in 72 %.
+    """
+    def start(name: str, shape: tuple[int, ...]) -> Any:
+      if "norm" in name:
+        return nn.initializers.zeros if "bias" in name else (
+            nn.initializers.ones)
+      if "bias" in name or name == "o_hke" or name.endswith("down_fe"):
+        return nn.initializers.zeros
+      return nn.initializers.normal(shape[0] ** -0.5)
+
+    return {name: self.param(name, start(name, shape), (self.depth, *shape))
             for name, shape in dict(self.shapes).items()}
 
 
