@@ -1,26 +1,29 @@
 """SAM in miniature: a frozen Q-Former, and guidance across a set's pictures.
 
   stage "single" (base=...)  a Q-Former and its map, on single pictures of
-                             four to six things with one question each
+                             four to six things: "which thing is red"
   stage "sets" (arm=...)     what an arm trains, on sets of two to four
                              pictures of six things that share one of them,
                              or on stories of three to five (data=stories)
 
 Three queries look at six things, so what to extract matters. Tower and
-language model are frozen throughout; configs/mini/study_sam.py makes them.
+language model are made by configs/mini/study_sam.py, and frozen but for the
+Q-Former's first run: before a frozen language model it found the thing that
+is asked for in 20 % of unseen pictures, before one that learns with it in
+78 %. A second run (fit=1) trains the Q-Former alone, before the language model
+as that was: 66 % after 300 steps.
 """
 
 from ml_collections import ConfigDict
 
 # The world: 112 of the icons' words, six things in a picture.
 WORLD = dict(things=6, words=112)
-SINGLE = dict(least=4, most=6, words=112,
-              kinds=("names", "thing", "there"))
+SINGLE = dict(least=4, most=6, words=112, kinds=("thing",))
 SCENES, SETS = 12_000, 1200
 SIZES = dict(queries=3, depth=12, period=2, width=64, heads=4, mlp_width=256,
              words=2048, positions=16, instruction_length=16)
 # Of SAM its six tensors, connector/guidance/*; of VPG-C connector/again_*.
-RATE = {"connector/[ag]*": 2e-3}
+RATE = {"connector/[ag]*": 1e-2}
 
 # An arm's connector, its own options, and what it trains. All guided arms
 # train the same six tensors. The score's bias has no gradient, so `frozen`
@@ -51,7 +54,8 @@ def pictures(split: str, data: str = "sets") -> dict[str, dict]:
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg: "arm=sam" (or another of ARMS) or "base=qformer" (of BASES),
-  "data=sets" (of DATA), "from=DIR", the study's folder, "l=3" and "k=9"."""
+  "data=sets" (of DATA), "from=DIR", the study's folder, "l=3" and "k=9";
+  "fit=1" with a base: its second run."""
   chosen = dict(item.split("=", 1) for item in arg.split(",") if item)
   base = chosen.get("base", "")
   made = f"{chosen.get('from', 'runs/mini_sam')}/prepared"
@@ -65,6 +69,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if kind == "sam":
     options |= dict(preset="paper", layer_h=int(chosen.get("l", 3)),
                     layer_c=int(chosen.get("k", 9)))
+  fit = base and bool(int(chosen.get("fit", 0)))
   start = "qformer" if options.get("text", True) else "qformer_blind"
 
   c = ConfigDict()
@@ -73,7 +78,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.model = ConfigDict(dict(
       kind="vlm", tower=dict(weights=f"{made}/tower/model"),
       connector=dict(kind=kind, options=options, weights=(
-          "" if base else f"{made}/base_{start}/connector")),
+          f"{made}/base_{start}/{'first' if fit else 'connector'}"
+          if fit or not base else "")),
       decoder=dict(weights=f"{made}/lm/model"),
       dtype="float32", frozen_dtype="float32", remat="none"))
   c.mesh = ConfigDict(dict(data=1))
@@ -89,10 +95,11 @@ def get_config(arg: str = "") -> ConfigDict:
       images_per_row=1 if base else max(counts),
       labels_per_row=12 if base else labels, pack=False, streams=1))
   c.stages = [dict(
-      name="single", steps=1500, train={"connector/*": 2e-3},
+      name="single", steps=500 if fit else 1500,
+      train={"connector/*": 1e-3} | ({} if fit else {"decoder/*": 5e-4}),
       objectives={"next_token": 1.0}, data=dict(single=1.0),
       schedule="cosine", warmup=0.1, b2=0.98, clip_norm=1.0)] if base else [
-          dict(name="sets", steps=200, train=train,
+          dict(name="sets", steps=300, train=train,
                objectives={"next_token": 1.0},
                data=dict.fromkeys(sources, 1.0),
                schedule="cosine", warmup=0.05, clip_norm=1.0)]
@@ -102,8 +109,7 @@ def get_config(arg: str = "") -> ConfigDict:
       task=task, options=dict(sets=100, **WORLD), batch=50,
       max_new_tokens=12) if not base else dict(
           task="icon_scenes", batch=64, max_new_tokens=12, options=dict(
-              scenes=100, alignment=False, scene=dict(SINGLE, kinds=(
-                  "thing", "there")))))
+              scenes=100, alignment=False, scene=SINGLE)))
   c.log_every = 25
   c.save_every = 1000
   return c

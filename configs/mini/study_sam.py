@@ -41,13 +41,18 @@ TEXT = [text(source.to_dict(), 2000)
 def base(kind: str) -> Preparation:
   """A Q-Former on single pictures, in the form that this connector reads."""
   folder = f"{AT}/base_{kind}"
+  config = f"mini/sam:base={kind},from={{work}}"
+
+  def run(name: str, config: str, made: str) -> tuple[tuple[str, ...], ...]:
+    return (("train", "--config", config, "--workdir", f"{folder}/{name}"),
+            # How well it reads a single picture, for whoever looks.
+            ("evaluate", f"{folder}/{name}", "--no-probe"),
+            ("convert", "export", f"{folder}/{name}", f"{folder}/{made}",
+             "--to", "connector"))
+
   return Preparation(f"base_{kind}", (
-      ("train", "--config", f"mini/sam:base={kind},from={{work}}",
-       "--workdir", f"{folder}/run"),
-      # How well it reads a single picture, for whoever looks.
-      ("evaluate", f"{folder}/run", "--no-probe"),
-      ("convert", "export", f"{folder}/run", f"{folder}/connector", "--to",
-       "connector")))
+      *run("first_run", config, "first"),
+      *run("run", f"{config},fit=1", "connector")))
 
 
 def cell(arm: str, seed: int, exploratory: bool, more: str = "",
@@ -98,7 +103,7 @@ def get_study() -> Study:
           base("qformer"), base("qformer_blind"),
       ),
       tuning=Tuning(
-          rates=(1e-3, 3e-3, 1e-2), field="stages[0].train.connector/[ag]*",
+          rates=(3e-3, 1e-2, 3e-2), field="stages[0].train.connector/[ag]*",
           overrides={"eval.options.split": "validation"},
           evaluate={"no_blind": True},
           fixed=("frozen", "stories_frozen"), like=like),
@@ -121,8 +126,8 @@ def get_study() -> Study:
           "of four names. 100 test sets of each size, whose shared thing "
           "stands beside companions it never had in training. Three queries "
           "a picture, a 12-layer Q-Former of width 64 that was trained on "
-          "single pictures and is frozen, as are the tower and a language "
-          "model of some 1 million parameters.",
+          "single pictures (which thing is red) and is frozen, as are the "
+          "tower and a language model of some 1 million parameters.",
           "sam: guidance by the other pictures, l = 3 and k = 9. self: by the "
           "picture itself. elsewhere: by another set's pictures. vpg_c: the "
           "language model asks again; its Q-Former reads no question, so it "
@@ -135,4 +140,10 @@ def get_study() -> Study:
           "over four sentences; CIDEr-D is of the sentence that is written, "
           "by SAM's normaliser, and at most 10.",
           "By SAM's softmax over the others a set of two trains no attention.",
+          "Before it was run: no arm told things apart while the Q-Former "
+          "itself could not, so that was started otherwise and trained first "
+          "beside a language model that learns; then, with seed 0 on data "
+          "that is not reported, sam answered 40.0 and self 39.0 % after 200 "
+          "steps at rate 0.003, 45.3 and 37.7 % after 400 at 0.01. Steps "
+          "and rates were set by that.",
       ))
